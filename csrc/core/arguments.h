@@ -1,0 +1,99 @@
+// Python arguments in, NumPy arrays out: the one place where what a caller passed is checked and
+// turned into pointers, sizes and options. Used by the *_bind.cpp files only.
+//
+// An array that is C-contiguous, aligned and in native byte order is read in place; any other
+// layout is copied. Wrong type or dtype: TypeError. Wrong value: ValueError.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/memory_pool.h"
+
+namespace lamella {
+
+namespace py = pybind11;
+
+using Shape = std::vector<std::int64_t>;
+
+std::string shape_text(const std::int64_t* shape, int ndim);
+std::string shape_text(const Shape& shape);
+
+// An input array, kept alive (and, if it had to be copied, owned) by this object.
+template <class T>
+struct Input {
+  const T* data = nullptr;  // null when an optional argument is None
+  int ndim = 0;
+  const std::int64_t* shape = nullptr;
+  std::int64_t size = 0;
+  py::object owner;
+
+  explicit operator bool() const { return data != nullptr; }
+  std::string shape_text() const { return lamella::shape_text(shape, ndim); }
+};
+
+using FloatInput = Input<float>;
+
+FloatInput float_input(const char* op, const char* name, py::handle object);
+// None gives an empty Input.
+FloatInput optional_float_input(const char* op, const char* name, py::handle object);
+// bool arrays (NumPy bool_), read as bytes.
+Input<std::uint8_t> bool_input(const char* op, const char* name, py::handle object);
+// uint8 arrays: what a forward pass saved for its backward pass.
+Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle object);
+// int32 or int64 labels and indices; int32 is widened into a copy.
+Input<std::int64_t> index_input(const char* op, const char* name, py::handle object);
+
+template <class T>
+void expect_ndim(const char* op, const char* name, const Input<T>& array, int ndim,
+                 const char* axes) {
+  if (array.ndim != ndim) {
+    throw ValueError(message(op, ": ", name, " must have ", ndim, " axes ", axes,
+                             ", got shape ", array.shape_text()));
+  }
+}
+
+// `why` ends the message: "conv2d: bias must have shape (8,) (one value a filter), got (7,)".
+void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,
+                  const Shape& expected, const char* why = "");
+template <class T>
+void expect_shape(const char* op, const char* name, const Input<T>& array, const Shape& expected,
+                  const char* why = "") {
+  expect_shape(op, name, array.shape, array.ndim, expected, why);
+}
+
+// A new array of the pool's memory; its contents are undefined. The size is overflow-checked.
+py::array_t<float> new_float_array(const char* op, const Shape& shape);
+py::array_t<std::uint8_t> new_byte_array(const char* op, const Shape& shape);
+// An array that an op changes or writes: float32, C-contiguous, aligned, writable; never copied.
+struct Output {
+  float* data = nullptr;
+  std::int64_t size = 0;
+  py::object array;
+};
+Output writable_array(const char* op, const char* name, py::handle object);
+// The caller's `out` array after checking its shape, or a new one where `object` is None.
+Output output_array(const char* op, const char* name, py::handle object, const Shape& shape);
+
+std::int64_t int_option(const char* op, const char* name, py::handle object);
+std::int64_t positive_int_option(const char* op, const char* name, py::handle object);
+// An int for both, or a sequence of two.
+std::array<std::int64_t, 2> int_pair_option(const char* op, const char* name, py::handle object);
+std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char* name,
+                                                     py::handle object);
+// A finite number.
+double real_option(const char* op, const char* name, py::handle object);
+bool bool_option(const char* op, const char* name, py::handle object);
+std::uint64_t seed_option(const char* op, const char* name, py::handle object);
+// The repr of an argument, for error messages, cut at 80 characters.
+std::string repr_text(py::handle object);
+
+}  // namespace lamella

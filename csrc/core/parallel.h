@@ -1,0 +1,28 @@
+// The thread pool. One pool for the process, of our own rather than OpenMP's, which hangs after
+// fork and cannot be used by two callers at once.
+//
+// Work is cut by the problem and never by the number of threads: `run_parallel(tasks, ...)` calls
+// `task(context, i)` once for each i in [0, tasks), on any thread, in any order, and returns when
+// all are done. A task must not throw. Inside a task, or while another Python thread is using the
+// pool, run_parallel runs its tasks one after the other on the calling thread: the answer is the
+// same.
+//
+// The size is LAMELLA_NUM_THREADS, else OMP_NUM_THREADS, else the number of physical cores in the
+// affinity mask, at most the cgroup's CPU quota. Threads start at the first parallel call, spin
+// for a few microseconds between calls, then sleep. A fork leaves the child with an empty pool
+// that starts its own threads when it needs them.
+#pragma once
+
+#include <cstdint>
+
+namespace lamella {
+
+using TaskFunction = void (*)(void* context, std::int64_t task);
+
+void run_parallel(std::int64_t tasks, TaskFunction task, void* context);
+
+int num_threads();
+// Throws ValueError unless 1 <= n <= 1024.
+void set_num_threads(std::int64_t n);
+
+}  // namespace lamella

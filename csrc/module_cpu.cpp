@@ -1,0 +1,85 @@
+// lamella._cpu: the CPU backend's function table, nothing else.
+#include <pybind11/pybind11.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "core/arguments.h"
+#include "core/isa.h"
+#include "core/memory_pool.h"
+#include "core/parallel.h"
+
+namespace py = pybind11;
+
+namespace lamella {
+void bind_activation(py::module_& module);
+
+namespace {
+
+template <class Exception>
+void translate(PyObject* type, const Exception& exception) {
+  PyErr_SetString(type, exception.what());
+}
+
+void register_exceptions() {
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const ValueError& e) {
+      translate(PyExc_ValueError, e);
+    } catch (const TypeError& e) {
+      translate(PyExc_TypeError, e);
+    } catch (const IndexError& e) {
+      translate(PyExc_IndexError, e);
+    } catch (const MemoryError& e) {
+      translate(PyExc_MemoryError, e);
+    }
+  });
+}
+
+void bind_core(py::module_& module) {
+  module.def("cpu_isa", [] { return isa_name(current_isa()); });
+  module.def("set_cpu_isa", &set_isa, py::arg("name"));
+  module.def("supported_cpu_isas", [] {
+    py::list names;
+    for (Isa isa : supported_isas()) names.append(isa_name(isa));
+    return names;
+  });
+  module.def("num_threads", &num_threads);
+  module.def(
+      "set_num_threads",
+      [](py::object n) {
+        const std::int64_t count = int_option("set_num_threads", "n", n);
+        py::gil_scoped_release release;
+        set_num_threads(count);
+      },
+      py::arg("n"));
+  module.def("memory_stats", [] {
+    const PoolStatistics s = pool_statistics();
+    py::dict stats;
+    stats["bytes_in_use"] = s.bytes_in_use;
+    stats["bytes_cached"] = s.bytes_cached;
+    stats["peak_bytes_in_use"] = s.peak_bytes_in_use;
+    stats["system_allocations"] = s.system_allocations;
+    return stats;
+  });
+  module.def("empty_cache", &pool_trim);
+}
+
+}  // namespace
+}  // namespace lamella
+
+PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
+  using namespace lamella;
+  module.doc() = "The CPU backend of lamella: see lamella.ops for the documented functions.";
+  register_exceptions();
+  if (const char* isa = std::getenv("LAMELLA_CPU_ISA"); isa != nullptr && isa[0] != '\0') {
+    try {
+      set_isa(isa);
+    } catch (const ValueError& e) {
+      throw py::value_error(std::string("LAMELLA_CPU_ISA: ") + e.what());
+    }
+  }
+  bind_core(module);
+  bind_activation(module);
+}

@@ -1,0 +1,61 @@
+// Pointwise activations y = f(x), alone and as the last step of dense and convolution.
+//
+//   linear      x
+//   relu        max(x, 0); NaN stays NaN; derivative at 0 is 0
+//   leaky_relu  x < 0 ? parameter * x : x; derivative at 0 is 1 (parameter: negative_slope)
+//   elu         x > 0 ? x : parameter * (e^x - 1)                 (parameter: alpha)
+//   sigmoid     1 / (1 + e^-x)
+//   tanh
+//   softplus    log(1 + e^x)
+//   silu        x sigmoid(x)
+//   gelu        x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016)
+//   gelu_tanh   x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+//
+// Backward: dx = dy f'(x). For all but silu, gelu and gelu_tanh f' follows from y alone, so a fused
+// forward pass keeps only its output; those three need the input ("pre-activation").
+// For elu from y, alpha must be >= 0 to tell the branches apart; the standalone op uses x.
+#pragma once
+
+#include <cstdint>
+
+#include "core/isa.h"
+
+namespace lamella::activation {
+
+enum class Kind : int {
+  linear,
+  relu,
+  leaky_relu,
+  elu,
+  sigmoid,
+  tanh,
+  softplus,
+  silu,
+  gelu,
+  gelu_tanh,
+};
+
+struct Activation {
+  Kind kind = Kind::linear;
+  float parameter = 0.0f;
+};
+
+// Whether backward needs the pre-activation and not the output.
+constexpr bool needs_input(Kind kind) {
+  return kind == Kind::silu || kind == Kind::gelu || kind == Kind::gelu_tanh;
+}
+
+struct Kernels {
+  // y[i] = f(x[i]); x and y may be the same.
+  void (*forward)(Activation f, std::int64_t size, const float* x, float* y);
+  // dx[i] = dy[i] f'(x[i]), from the op's input x.
+  void (*backward)(Activation f, std::int64_t size, const float* dy, const float* x, float* dx);
+  // The same after a fused op: `saved` is its output, or its pre-activation where needs_input.
+  // dx and dy may be the same.
+  void (*backward_fused)(Activation f, std::int64_t size, const float* dy, const float* saved,
+                         float* dx);
+};
+
+LAMELLA_DECLARE_KERNELS()
+
+}  // namespace lamella::activation

@@ -1,0 +1,90 @@
+#include "ops/activation/activation_bind.h"
+
+#include <string_view>
+
+namespace lamella {
+namespace {
+
+using activation::Activation;
+using activation::Kind;
+
+struct Entry {
+  std::string_view name;
+  Activation activation;
+};
+constexpr Entry entries[] = {
+    {"linear", {Kind::linear, 0.0f}},      {"relu", {Kind::relu, 0.0f}},
+    {"leaky_relu", {Kind::leaky_relu, 0.2f}}, {"elu", {Kind::elu, 1.0f}},
+    {"sigmoid", {Kind::sigmoid, 0.0f}},    {"tanh", {Kind::tanh, 0.0f}},
+    {"softplus", {Kind::softplus, 0.0f}},  {"silu", {Kind::silu, 0.0f}},
+    {"gelu", {Kind::gelu, 0.0f}},          {"gelu_tanh", {Kind::gelu_tanh, 0.0f}},
+};
+
+Activation with_parameter(const char* op, py::handle kind, py::handle parameter) {
+  Activation f = activation_option(op, kind);
+  if (!parameter.is_none()) {
+    const char* name = f.kind == Kind::elu ? "alpha" : "negative_slope";
+    f.parameter = static_cast<float>(real_option(op, name, parameter));
+  }
+  return f;
+}
+
+// The Python name of the op, for messages: "gelu_tanh" is gelu(approximate=True).
+py::array_t<float> forward(py::object kind, py::object x_, py::object parameter) {
+  const std::string name = py::str(kind);
+  const char* op = name == "gelu_tanh" ? "gelu" : name.c_str();
+  const Activation f = with_parameter(op, kind, parameter);
+  const FloatInput x = float_input(op, "x", x_);
+  py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  float* out = y.mutable_data();
+  {
+    py::gil_scoped_release release;
+    activation::kernels().forward(f, x.size, x.data, out);
+  }
+  return y;
+}
+
+py::array_t<float> backward(py::object kind, py::object dy_, py::object x_, py::object parameter) {
+  const std::string name = py::str(kind);
+  const char* op = name == "gelu_tanh" ? "gelu" : name.c_str();
+  const Activation f = with_parameter(op, kind, parameter);
+  const FloatInput x = float_input(op, "x", x_);
+  const FloatInput dy = float_input(op, "dy", dy_);
+  const Shape shape(x.shape, x.shape + x.ndim);
+  expect_shape(op, "dy", dy, shape);
+  py::array_t<float> dx = new_float_array(op, shape);
+  float* out = dx.mutable_data();
+  {
+    py::gil_scoped_release release;
+    activation::kernels().backward(f, x.size, dy.data, x.data, out);
+  }
+  return dx;
+}
+
+}  // namespace
+
+Activation activation_option(const char* op, py::handle object) {
+  if (object.is_none()) return {};
+  if (PyUnicode_Check(object.ptr())) {
+    Py_ssize_t length = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(object.ptr(), &length);
+    if (text == nullptr) throw py::error_already_set();
+    const std::string_view name(text, static_cast<std::size_t>(length));
+    for (const Entry& entry : entries) {
+      if (entry.name == name) return entry.activation;
+    }
+  }
+  std::string names;
+  for (const Entry& entry : entries) names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  throw ValueError(
+      message(op, ": activation must be None or one of ", names, "; got ", repr_text(object)));
+}
+
+void bind_activation(py::module_& module) {
+  module.def("activation_forward", &forward, py::arg("kind"), py::arg("x"),
+             py::arg("parameter") = py::none());
+  module.def("activation_backward", &backward, py::arg("kind"), py::arg("dy"), py::arg("x"),
+             py::arg("parameter") = py::none());
+}
+
+}  // namespace lamella

@@ -1,0 +1,47 @@
+// One vector type for all kernels: `Float` holds `Float::width` floats, `Int` as many int32,
+// `Mask` one truth value a lane. Which registers that means depends on the instruction set the
+// including source is compiled for; everything lives in the namespace of that set, so that two
+// versions of one inline function can never be merged by the linker.
+//
+//   load(p), store(p, v)            any alignment
+//   load_n(p, n), store_n(p, v, n)  the first n lanes, 0 <= n <= width; other lanes read as 0
+//   set(x), zero()
+//   + - * /, fma(a, b, c) = a*b + c, fnma(a, b, c) = c - a*b   (one rounding where the set has
+//     FMA, two in the baseline), sqrt, abs
+//   min(a, b), max(a, b)            b when either is NaN
+//   less(a, b), less_equal, equal, is_nan -> Mask; select(mask, a, b) = mask ? a : b; &, |
+//   round(x)                        to the nearest integer, ties to even, |x| < 2^31
+//   to_int(x), to_float(i)          x integral
+//   bits(x), from_bits(i)           reinterpretation
+//   Int: +, -, &, |, shift_left<n>, shift_right<n> (logical)
+//   sum(v), maximum(v)              over lanes, in one fixed order for each width
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef LAMELLA_ISA
+#error "simd/vec.h is for sources compiled once per instruction set"
+#endif
+
+#define LAMELLA_INLINE inline __attribute__((always_inline))
+
+#if defined(LAMELLA_ISA_avx512)
+#include "simd/vec_avx512.h"
+#elif defined(LAMELLA_ISA_avx2)
+#include "simd/vec_avx2.h"
+#elif defined(LAMELLA_ISA_neon)
+#include "simd/vec_neon.h"
+#elif defined(__SSE2__)
+#include "simd/vec_sse2.h"
+#else
+#include "simd/vec_portable.h"
+#endif
+
+namespace lamella::LAMELLA_ISA {
+
+LAMELLA_INLINE std::int64_t min_i(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+LAMELLA_INLINE std::int64_t max_i(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+LAMELLA_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace lamella::LAMELLA_ISA

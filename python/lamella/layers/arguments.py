@@ -1,0 +1,88 @@
+"""Checks of constructor arguments; every message names the layer and the argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lamella.layers.base import Layer
+
+
+def integer(layer: Layer, name: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` as an int of at least ``minimum``."""
+    if not _is_integer(value) or value < minimum:
+        raise layer.error(f"{name} expects an integer >= {minimum}, got {value!r}")
+    return operator.index(value)
+
+
+def integers(
+    layer: Layer, name: str, value: Any, count: int, minimum: int = 1
+) -> tuple[int, ...]:
+    """Return an integer, or a sequence of ``count`` integers, as a tuple of ``count``."""
+    values = (value,) * count if _is_integer(value) else value
+    if (
+        isinstance(values, str)
+        or not hasattr(values, "__iter__")
+        or len(values := tuple(values)) != count
+        or not all(_is_integer(v) and v >= minimum for v in values)
+    ):
+        plural = f" or {count} of them" if count > 1 else ""
+        raise layer.error(f"{name} expects an integer >= {minimum}{plural}, got {value!r}")
+    return tuple(operator.index(v) for v in values)
+
+
+def number(
+    layer: Layer, name: str, value: Any, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """Return ``value`` as a finite float in [low, high]."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if (
+        not is_number
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        span = "" if math.isinf(low) and math.isinf(high) else f" in [{low}, {high}]"
+        raise layer.error(f"{name} expects a finite number{span}, got {value!r}")
+    return float(value)
+
+
+def flag(layer: Layer, name: str, value: Any) -> bool:
+    """Return a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise layer.error(f"{name} expects True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(layer: Layer, name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return one of the strings; case does not matter, as in Keras."""
+    if not isinstance(value, str) or value.lower() not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise layer.error(f"{name} expects one of {listed}, got {value!r}")
+    return value.lower()
+
+
+def channels_last(layer: Layer, data_format: Any) -> str:
+    """Return "channels_last", the only layout there is."""
+    if data_format not in (None, "channels_last"):
+        raise layer.error(
+            f"data_format={data_format!r} is not supported: use 'channels_last' "
+            "(the channels are the last axis) and transpose the data once"
+        )
+    return "channels_last"
+
+
+def reject(layer: Layer, **arguments: Any) -> None:
+    """Raise if an argument that Keras has and lamella does not is anything but None or False."""
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            raise layer.error(f"{name} is not supported: leave it out, got {value!r}")
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_, np.ndarray))

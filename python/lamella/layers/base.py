@@ -1,0 +1,586 @@
+"""`Layer`: what every layer shares.
+
+A layer checks its arguments in ``__init__``, makes its weights in ``build``, and computes in
+``forward``. Calling it on symbolic tensors adds a node to a graph; calling it on arrays converts
+them to float32, builds the layer if need be and computes at once. A model skips ``__call__``: it
+has checked the shapes and calls ``forward`` (training) or ``call`` (inference) directly.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lamella import initializers, ops, regularizers
+from lamella.layers.arguments import flag
+from lamella.layers.naming import snake_case, unique_name
+from lamella.layers.shapes import Shape, Shapes, any_batch, as_shape, as_shapes, is_shape
+from lamella.layers.symbolic import Node, SymbolicTensor
+from lamella.layers.weight import Weight
+
+__all__ = ["Layer", "Weight", "name_error"]
+
+Pullback = Callable[..., Any]
+_NAMED_ERRORS = (ValueError, TypeError, IndexError, MemoryError, NotImplementedError)
+_FLOAT32 = np.dtype(np.float32)
+
+
+def name_error(error: BaseException, layer: Layer) -> None:
+    """Put the layer's class and name in front of an error's message; its type stays.
+
+    An executor calls it where an op raised inside ``layer.forward``; doing it twice is harmless.
+    """
+    prefix = f"{layer.label}: "
+    if error.args and isinstance(error.args[0], str) and not error.args[0].startswith(prefix):
+        error.args = (prefix + error.args[0], *error.args[1:])
+
+
+def _completed(build: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a class's ``build``: check the shape first, mark the layer as built afterwards."""
+
+    @functools.wraps(build)
+    def wrapper(self: Layer, input_shape: Any) -> None:
+        if self._building:  # super().build(...) inside a build
+            build(self, input_shape)
+            return
+        shapes = as_shapes(input_shape)
+        try:
+            self.check_input_shape(shapes)
+            if self.built:
+                return
+            self._building = True
+            build(self, shapes)
+        except _NAMED_ERRORS as error:
+            if not self.built:
+                self._weights.clear()
+            name_error(error, self)
+            raise
+        finally:
+            self._building = False
+        self.built = True
+        self.build_input_shape = any_batch(shapes)
+
+    return wrapper
+
+
+class Layer:
+    """Base of all layers; subclass it to write one in NumPy.
+
+    Parameters
+    ----------
+    activity_regularizer : optional
+        Penalty on the layer's output, added to the loss of a training step.
+    trainable : bool
+        Whether the weights are trained.
+    dtype : optional
+        Only "float32".
+    name : str, optional
+        Without "/"; by default the class name in snake case with a counter.
+    input_shape, input_dim, input_length, batch_input_shape, batch_shape : optional
+        Shape of the input, without or with the batch axis, for a model's first layer.
+
+    Notes
+    -----
+    A subclass overrides
+
+    ``build(input_shape)``
+        makes weights with `add_weight`; not needed without weights.
+    ``forward(x, training) -> (y, pullback)``
+        ``pullback(dy)`` returns the gradient to ``x`` and gives those of the weights to
+        ``weight.add_gradient``. For a layer called on a list, ``x`` is a list and ``pullback``
+        returns a tuple; for one that returns a tuple of outputs, ``dy`` is a tuple.
+    ``compute_output_shape(input_shape)``
+        with None for unknown sizes.
+    ``get_config()``
+        the arguments of ``__init__``, for saving.
+
+    Arrays given to ``forward`` belong to others: it must not write to them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Scale(Layer):
+    ...     def build(self, input_shape):
+    ...         self.scale = self.add_weight("scale", (input_shape[-1],), "ones")
+    ...     def forward(self, x, training):
+    ...         def pullback(dy):
+    ...             self.scale.add_gradient((dy * x).sum(axis=0))
+    ...             return dy * self.scale.value
+    ...         return x * self.scale.value, pullback
+    ...     def compute_output_shape(self, input_shape):
+    ...         return input_shape
+    >>> Scale()(np.ones((2, 3))).shape
+    (2, 3)
+    """
+
+    # Names of the input's axes; Ellipsis stands for any number of axes. None: anything goes.
+    input_axes: tuple[Any, ...] | None = None
+    supports_masking = False
+    # Integer arrays stay integer and the output has the input's dtype.
+    keeps_dtype = False
+    dtype = "float32"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "build" in cls.__dict__:
+            cls.build = _completed(cls.__dict__["build"])  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *,
+        activity_regularizer: Any = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        name: str | None = None,
+        input_shape: Sequence[int | None] | None = None,
+        input_dim: int | None = None,
+        input_length: int | None = None,
+        batch_input_shape: Sequence[int | None] | None = None,
+        batch_shape: Sequence[int | None] | None = None,
+        **unknown: Any,
+    ) -> None:
+        if name is None:
+            name = unique_name(snake_case(type(self).__name__))
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(
+                f"{type(self).__name__} layer: name expects a string without '/', got {name!r}"
+            )
+        self.name = name
+        self.built = False
+        # The shape the layer was built for, batch size forgotten; None before.
+        self.build_input_shape: Shapes | None = None
+        # Calls on symbolic tensors, in order.
+        self.nodes: list[Node] = []
+        # An executor clears it where nothing before this layer is trained.
+        self.needs_input_gradient = True
+        # Penalties on the outputs since the last `reset_losses`.
+        self.activity_losses: list[float] = []
+        self._building = False
+        self._weights: list[Weight] = []
+        # Size of the last axis that the weights were made for.
+        self._input_channels: int | None = None
+        self._trainable = flag(self, "trainable", trainable)
+        if unknown:
+            raise self.error(f"unknown arguments {', '.join(sorted(unknown))}")
+        if not _is_float32(dtype):
+            raise self.error(f"dtype={dtype!r} is not supported: lamella computes in 'float32'")
+        self.batch_input_shape = self._first_layer_shape(
+            input_shape, input_dim, input_length, batch_input_shape, batch_shape
+        )
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        if self.activity_regularizer is not None:
+            # On the instance, so that layers without a penalty pay nothing for it.
+            self.__dict__["forward"] = self._penalized_forward
+            self.__dict__["call"] = self._penalized_call
+
+    def _first_layer_shape(
+        self,
+        input_shape: Sequence[int | None] | None,
+        input_dim: int | None,
+        input_length: int | None,
+        batch_input_shape: Sequence[int | None] | None,
+        batch_shape: Sequence[int | None] | None,
+    ) -> Shape | None:
+        given = {
+            "input_shape": input_shape,
+            "input_dim/input_length": (input_dim, input_length),
+            "batch_input_shape": batch_input_shape,
+            "batch_shape": batch_shape,
+        }
+        given = {k: v for k, v in given.items() if v is not None and v != (None, None)}
+        if len(given) > 1:
+            raise self.error(f"give only one of {' and '.join(given)}")
+        if not given:
+            return None
+        (argument, value), = given.items()
+        if not hasattr(value, "__iter__"):
+            raise self.error(f"{argument} expects a tuple of integers and None, got {value!r}")
+        if argument == "input_dim/input_length":
+            # input_length counts the steps of a sequence, input_dim the features of a step.
+            value = [size for size in (input_length, input_dim) if size is not None]
+        try:
+            shape = as_shape(value)
+        except ValueError as error:
+            raise self.error(f"{argument}: {error}") from None
+        return shape if argument.startswith("batch") else (None, *shape)
+
+    # -- identity and errors ------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """Class and name, as error messages begin: ``Conv2D layer 'conv2d_1'``."""
+        return f"{type(self).__name__} layer {self.name!r}"
+
+    def error(self, message: str) -> ValueError:
+        """Return a ValueError whose message begins with `label`."""
+        return ValueError(f"{self.label}: {message}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+    # -- weights ------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights are trained; may be changed before a model is compiled."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = flag(self, "trainable", value)
+
+    def add_weight(
+        self,
+        name: str | None = None,
+        shape: Sequence[int] = (),
+        initializer: Any = "glorot_uniform",
+        regularizer: Any = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        constraint: Any = None,
+    ) -> Weight:
+        """Make a weight; for use in ``build``.
+
+        Parameters
+        ----------
+        name : str
+            Unique within the layer.
+        shape : tuple of int
+        initializer : str or callable
+            ``initializer(shape)`` gives the first value.
+        regularizer : optional
+            Penalty on the value.
+        trainable : bool
+            False for state such as moving statistics.
+        dtype : optional
+            Only float32.
+        constraint : None
+            Not supported.
+
+        Returns
+        -------
+        Weight
+        """
+        name = f"weight_{len(self._weights)}" if name is None else name
+        if constraint is not None:
+            raise self.error(f"weight {name!r}: constraints are not supported")
+        if not _is_float32(dtype):
+            raise self.error(f"weight {name!r}: dtype={dtype!r} is not supported, only 'float32'")
+        if any(weight.name == name for weight in self._weights):
+            raise self.error(f"there is a weight {name!r} already")
+        shape = tuple(shape)
+        if not all(size is not None and size > 0 for size in shape):
+            raise self.error(f"weight {name!r} needs a known shape, got {shape}")
+        value = initializers.get(initializer)(shape)
+        value = np.array(value, dtype=np.float32, order="C")
+        if value.shape != shape:
+            raise self.error(
+                f"the initializer of weight {name!r} made shape {value.shape}, expected {shape}"
+            )
+        weight = Weight(
+            name, f"{self.name}/{name}", value, trainable, regularizers.get(regularizer)
+        )
+        self._weights.append(weight)
+        return weight
+
+    @property
+    def weights(self) -> list[Weight]:
+        """All weights: those made to be trained, then the state."""
+        return [w for w in self._weights if w.trainable] + [
+            w for w in self._weights if not w.trainable
+        ]
+
+    @property
+    def trainable_weights(self) -> list[Weight]:
+        """The weights that training changes: none in a frozen layer."""
+        return [w for w in self.weights if w.trainable] if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Weight]:
+        """The weights that training leaves alone."""
+        return [w for w in self.weights if not (self.trainable and w.trainable)]
+
+    @property
+    def variables(self) -> list[Weight]:
+        """Keras' other name of `weights`."""
+        return self.weights
+
+    @property
+    def trainable_variables(self) -> list[Weight]:
+        """Keras' other name of `trainable_weights`."""
+        return self.trainable_weights
+
+    @property
+    def non_trainable_variables(self) -> list[Weight]:
+        """Keras' other name of `non_trainable_weights`."""
+        return self.non_trainable_weights
+
+    def count_params(self) -> int:
+        """Return the number of parameters.
+
+        Raises
+        ------
+        ValueError
+            If the layer is not built: it has no weights yet.
+        """
+        if not self.built:
+            raise self.error("has no parameters to count before it is built")
+        return sum(weight.size for weight in self.weights)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return copies of all weights, in the order of `weights`."""
+        return [weight.numpy() for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Copy arrays into the weights, in the order of `weights`; all or none are changed.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape differs.
+        """
+        own = self.weights
+        if len(weights) != len(own):
+            named = ", ".join(f"{w.name} {w.shape}" for w in own) or "none"
+            built = "" if self.built else " (the layer is not built yet)"
+            raise self.error(f"set_weights got {len(weights)} arrays, has weights: {named}{built}")
+        try:
+            arrays = [w.convert(array) for w, array in zip(own, weights, strict=True)]
+        except _NAMED_ERRORS as error:
+            name_error(error, self)
+            raise
+        for weight, array in zip(own, arrays, strict=True):
+            weight.assign(array)
+
+    # -- losses -------------------------------------------------------------------------------
+
+    @property
+    def losses(self) -> list[float]:
+        """Penalties on the trained weights, then those on the outputs since `reset_losses`."""
+        weights = [w.regularizer(w.value) for w in self.trainable_weights if w.regularizer]
+        return weights + self.activity_losses
+
+    def reset_losses(self) -> None:
+        """Begin a step: forget the penalties on earlier outputs."""
+        self.activity_losses = []
+
+    def _penalized_forward(self, x: Any, training: bool) -> tuple[Any, Pullback]:
+        y, pull = type(self).forward(self, x, training)
+        penalty = self.activity_regularizer
+        assert penalty is not None
+        self.activity_losses.append(penalty(y))
+        return y, lambda dy: pull(ops.add(dy, penalty.gradient(y)))
+
+    def _penalized_call(self, x: Any, training: bool = False) -> Any:
+        y = type(self).call(self, x, training)
+        assert self.activity_regularizer is not None
+        self.activity_losses.append(self.activity_regularizer(y))
+        return y
+
+    # -- building and computing ---------------------------------------------------------------
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights for an input shape; does nothing in a layer that has none.
+
+        Parameters
+        ----------
+        input_shape : tuple, or list of tuples for a layer called on a list
+            With the batch axis; None for unknown sizes.
+        """
+
+    def check_input_shape(self, input_shape: Shapes) -> None:
+        """Raise ValueError unless the layer takes inputs of this shape."""
+        if self.input_axes is None:
+            return
+        if isinstance(input_shape, list):
+            raise self.error(f"takes one input, got a list of {len(input_shape)}")
+        axes = self.input_axes
+        least = len(axes) - (... in axes)
+        if len(input_shape) < least or (len(input_shape) > least and ... not in axes):
+            named = ", ".join("..." if axis is ... else axis for axis in axes)
+            raise self.error(f"expects an input of shape ({named}), got shape {input_shape}")
+        channels = self._input_channels
+        if channels is not None and input_shape[-1] not in (channels, None):
+            raise self.error(
+                f"expects {channels} {axes[-1]} in the last axis, as it was built for, "
+                f"got an input of shape {input_shape}"
+            )
+
+    def known_channels(self, input_shape: Shape) -> int:
+        """Return the size of the last axis, and remember it as what the weights are made for."""
+        channels = input_shape[-1]
+        if not channels:
+            raise self.error(
+                f"needs a known last axis of at least 1 to make its weights, got {input_shape}"
+            )
+        self._input_channels = channels
+        return channels
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the output's shape for an input's, with None for unknown sizes."""
+        raise NotImplementedError(
+            f"{self.label}: {type(self).__name__} must define compute_output_shape(input_shape)"
+        )
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the mask of the output: the input's where the layer keeps steps apart."""
+        return mask if self.supports_masking else None
+
+    def forward(self, x: Any, training: bool) -> tuple[Any, Pullback]:
+        """Compute the output and a pullback; see the class's notes."""
+        raise NotImplementedError(
+            f"{self.label}: {type(self).__name__} must define forward(x, training), which returns "
+            "(y, pullback)"
+        )
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Compute the output for inference, saving nothing for a backward pass."""
+        return self.forward(x, training)[0]
+
+    @property
+    def forward_logits(self) -> Callable[[Any, bool], tuple[Any, Pullback]] | None:
+        """In a layer that ends in a softmax over its last axis: `forward` without the softmax.
+
+        None in any other layer. A trainer uses it to compute a categorical cross-entropy and its
+        gradient from the logits.
+        """
+        return None
+
+    def __call__(self, inputs: Any, training: bool | None = False) -> Any:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        inputs : array_like or SymbolicTensor, or a list of either
+            Arrays are converted to float32 here. Layers that only arrange data may return a view.
+        training : bool
+
+        Returns
+        -------
+        np.ndarray or SymbolicTensor
+        """
+        try:
+            several = isinstance(inputs, (list, tuple))
+            if isinstance(inputs, SymbolicTensor) or (
+                several and any(isinstance(x, SymbolicTensor) for x in inputs)
+            ):
+                return self._call_on_symbols(inputs)
+            if several and any(isinstance(x, np.ndarray) for x in inputs):
+                x: Any = [self._convert(array) for array in inputs]
+                shapes: Shapes = [array.shape for array in x]
+            else:
+                x = self._convert(inputs)
+                shapes = x.shape
+            if self.built:
+                self.check_input_shape(shapes)
+            else:
+                self.build(any_batch(shapes))
+            self.reset_losses()
+            return self.forward(x, True)[0] if training else self.call(x)
+        except _NAMED_ERRORS as error:
+            name_error(error, self)
+            raise
+
+    def _convert(self, array: Any) -> np.ndarray:
+        array = np.asarray(array)
+        if array.dtype == _FLOAT32 or (self.keeps_dtype and array.dtype.kind in "iu"):
+            return array
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"expects an array of real numbers, got dtype {array.dtype}")
+        return array.astype(np.float32)
+
+    def _call_on_symbols(self, inputs: Any) -> Any:
+        takes_list = isinstance(inputs, (list, tuple))
+        tensors = tuple(inputs) if takes_list else (inputs,)
+        for tensor in tensors:
+            if not isinstance(tensor, SymbolicTensor):
+                raise TypeError(f"cannot mix symbolic tensors with {type(tensor).__name__}")
+        shapes: Shapes = [t.shape for t in tensors] if takes_list else inputs.shape
+        if self.built:
+            self.check_input_shape(shapes)
+        else:
+            self.build(shapes)
+        result = self.compute_output_shape(shapes)
+        single = is_shape(result)
+        dtype = tensors[0].dtype if self.keeps_dtype else self.dtype
+        outputs = tuple(
+            SymbolicTensor(as_shape(shape), dtype) for shape in ([result] if single else result)
+        )
+        Node(self, tensors, outputs, takes_list, returns_tuple=not single)
+        return outputs[0] if single else outputs
+
+    @property
+    def input(self) -> Any:
+        """The symbolic input of the layer's first call: a tensor, or a list of them."""
+        node = self._first_node("input")
+        return list(node.inputs) if node.takes_list else node.inputs[0]
+
+    @property
+    def output(self) -> Any:
+        """The symbolic output of the layer's first call: a tensor, or a tuple of them."""
+        node = self._first_node("output")
+        return node.outputs if node.returns_tuple else node.outputs[0]
+
+    def _first_node(self, what: str) -> Node:
+        if not self.nodes:
+            # AttributeError, so that hasattr(layer, "output") answers.
+            raise AttributeError(f"{self.label}: has no {what} before it is called on a tensor")
+        return self.nodes[0]
+
+    # -- configuration ------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of ``__init__``, made of JSON types only."""
+        config: dict[str, Any] = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.dtype,
+        }
+        if self.activity_regularizer is not None:
+            config["activity_regularizer"] = regularizers.serialize(self.activity_regularizer)
+        if self.batch_input_shape is not None:
+            config["batch_input_shape"] = self.batch_input_shape
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Any:
+        """Make a layer from `get_config`'s result.
+
+        Parameters
+        ----------
+        config : dict
+        custom_objects : dict of str to object, optional
+            Initializers, regularizers and activations of the caller's own, by name.
+        """
+        if custom_objects:
+            config = {k: _own_object(k, v, custom_objects) for k, v in config.items()}
+        return cls(**config)
+
+
+Layer.build = _completed(Layer.build)  # type: ignore[method-assign]
+
+
+def _own_object(key: str, value: Any, custom_objects: dict[str, Any]) -> Any:
+    from lamella import activations
+
+    if value is None or not isinstance(value, (str, dict)):
+        return value
+    if key.endswith("_initializer"):
+        return initializers.get(value, custom_objects)
+    if key.endswith("_regularizer"):
+        return regularizers.get(value, custom_objects)
+    return activations.get(value, custom_objects) if key == "activation" else value
+
+
+def _is_float32(dtype: Any) -> bool:
+    if isinstance(dtype, dict):  # Keras writes {"class_name": "DTypePolicy", "config": {...}}
+        dtype = dtype.get("config", {}).get("name")
+    try:
+        return dtype is None or np.dtype(dtype) == _FLOAT32
+    except TypeError:
+        return False

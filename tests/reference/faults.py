@@ -1,0 +1,57 @@
+"""Results with one thing wrong, each of which a tolerance worth having has to notice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import OPS
+
+
+def rounded_to_bits(a, bits):
+    """a with `bits` fraction bits: 7 is bfloat16, 10 TF32."""
+    mantissa, exponent = np.frexp(a)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)
+
+
+def imprecise_results():
+    """Yield (what is wrong, op, actual, expected, terms of the sums)."""
+    rng = np.random.default_rng(5)
+    x, kernel = rng.standard_normal((30, 1152)), rng.standard_normal((1152, 8))
+    yield "one dropped term", "conv2d", x[:, 1:] @ kernel[1:], x @ kernel, 1152
+    for name, bits in (("bfloat16", 7), ("TF32", 10)):
+        low = rounded_to_bits(x, bits) @ rounded_to_bits(kernel, bits)
+        yield f"{name} operands", "conv2d", low, x @ kernel, 1152
+
+    logits = rng.standard_normal((30, 100)) * 3
+    y = OPS["softmax"].forward(logits)
+    noise = 1.0 + 1e-5 * rng.uniform(-1, 1, y.shape)
+    yield "exp good to 1e-5", "softmax", y * noise, y, 100
+    yield "sum without its last term", "softmax", y / (1 - y[:, -1:]), y, 100
+    small = rng.uniform(-1e-3, 1e-3, 300)
+    one = np.float32(1.0)
+    yield "exp(x) - 1", "elu", np.exp(np.float32(small)) - one, OPS["elu"].forward(small), 1
+    tail = np.linspace(-30, -10, 300)
+    naive = np.log(one + np.exp(np.float32(tail)))
+    yield "log(1 + exp(x))", "softplus", naive, OPS["softplus"].forward(tail), 1
+    naive = one - np.float32(1 / (1 + np.exp(tail)))
+    yield "1 - sigmoid(-x)", "sigmoid", naive, OPS["sigmoid"].forward(tail), 1
+    x = np.linspace(-4, 4, 300)
+    exact, by_tanh = (OPS["gelu"].forward(x, approximate=choice) for choice in (False, True))
+    yield "the other formula", "gelu", by_tanh, exact, 1
+
+    rows = rng.standard_normal((2000, 3))
+    y, _, variance = OPS["batch_norm"].forward(rows)
+    yield "unbiased variance", "batch_norm", y * np.sqrt(1999 / 2000), y, 2000
+    yield "epsilon 1e-5", "batch_norm", y * np.sqrt((variance + 1e-3) / (variance + 1e-5)), y, 2000
+    p, labels = rng.uniform(0.1, 1.0, (30, 10)), np.arange(30) % 10
+    loss = OPS["sparse_categorical_crossentropy"].forward(p, labels)
+    yield "clip added to p", "sparse_categorical_crossentropy", loss - 1e-5, loss, 10
+    x = rng.standard_normal((2, 4, 4, 3))
+    y = OPS["max_pool2d"].forward(x.astype(np.float32))
+    yield "one ulp off", "max_pool2d", y * (1 + 2.0**-23), y, 4
+    yield "one ulp off", "add", y * (1 + 2.0**-22), y, 1
+    g = rng.standard_normal(50)
+    v = np.float64(np.float32(1) - np.float32(0.999)) * g**2
+    yield "1 - beta_2 in float32", "adam_", v, (1 - 0.999) * g**2, 1
+    many = rng.standard_normal(10000)
+    yield "sum in float32", "squared_norm", np.float32((many**2).sum()), (many**2).sum(), 10000

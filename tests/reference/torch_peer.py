@@ -1,0 +1,184 @@
+"""The ops by PyTorch, with lamella's layouts, arguments and conventions: a second oracle.
+
+PyTorch is optional: only tests that asked `pytest.importorskip("torch")` import this module.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from . import crossentropy, geometry
+
+ACTIVATIONS = {
+    None: lambda x: x,
+    "linear": lambda x: x,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
+    "leaky_relu": lambda x: functional.leaky_relu(x, 0.2),
+    "softplus": functional.softplus,
+}
+
+
+def channels_first(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def dense(x, kernel, bias=None, *, activation=None):
+    return ACTIVATIONS[activation](functional.linear(x, kernel.T, bias))
+
+
+def matmul(a, b, *, transpose_a=False, transpose_b=False):
+    return torch.matmul(a.mT if transpose_a else a, b.mT if transpose_b else b)
+
+
+def conv2d(x, kernel, bias=None, *, padding="valid", strides=1, activation=None, **options):
+    strides, dilations = geometry.pair(strides), geometry.pair(options.get("dilation", 1))
+    (top, bottom), (left, right) = geometry.explicit_padding(
+        padding, x.shape[1:3], kernel.shape[:2], strides, dilations
+    )
+    x = functional.pad(channels_first(x), (left, right, top, bottom))
+    y = functional.conv2d(x, kernel.permute(3, 2, 0, 1), bias, strides, **options)
+    return channels_last(ACTIVATIONS[activation](y))
+
+
+def conv1d(x, kernel, bias=None, *, padding="valid", strides=1, activation=None, **options):
+    extent = geometry.window_extent(kernel.shape[0], options.get("dilation", 1))
+    if padding == "causal":
+        padding = (extent - 1, 0)
+    elif padding == "same":
+        dilation = options.get("dilation", 1)
+        padding = geometry.same_padding(x.shape[1], kernel.shape[0], strides, dilation)
+    padding = (0, 0) if padding == "valid" else geometry.pair(padding)
+    x = functional.pad(x.permute(0, 2, 1), padding)
+    y = functional.conv1d(x, kernel.permute(2, 1, 0), bias, strides, **options)
+    return ACTIVATIONS[activation](y.permute(0, 2, 1))
+
+
+def conv2d_transpose(x, kernel, bias=None, *, strides=1, activation=None, **options):
+    """`padding`: an int or (ph, pw), the forms PyTorch has; output_padding below the stride."""
+    y = functional.conv_transpose2d(
+        channels_first(x), kernel.permute(3, 2, 0, 1), bias, strides, **options
+    )
+    return channels_last(ACTIVATIONS[activation](y))
+
+
+def max_pool2d(x, *, pool_size=2, strides=None, **options):
+    """`padding`: an int or (ph, pw), at most half the pool."""
+    return channels_last(functional.max_pool2d(channels_first(x), pool_size, strides, **options))
+
+
+def avg_pool2d(x, *, pool_size=2, strides=None, count_include_pad=False, **options):
+    """`padding`: an int or (ph, pw), at most half the pool; no dilation."""
+    options["count_include_pad"] = count_include_pad
+    return channels_last(functional.avg_pool2d(channels_first(x), pool_size, strides, **options))
+
+
+def batch_norm(x, gamma=None, beta=None, mean=None, variance=None, *, epsilon=1e-3):
+    from_batch = mean is None
+    if from_batch:
+        axes = tuple(range(x.ndim - 1))
+        mean, variance = x.mean(dim=axes), x.var(dim=axes, unbiased=False)
+    y = (x - mean) * torch.rsqrt(variance + epsilon)
+    y = y if gamma is None else y * gamma
+    y = y if beta is None else y + beta
+    return (y, mean, variance) if from_batch else y
+
+
+def sparse_categorical_crossentropy(
+    y_pred, labels, *, label_smoothing=0.0, class_weights=None, ignore_index=None, **options
+):
+    log_p = log_probabilities(y_pred, **options)
+    ignored = torch.zeros_like(labels, dtype=torch.bool)
+    if ignore_index is not None:
+        ignored = labels == ignore_index
+        labels = labels.masked_fill(ignored, 0)
+    loss = functional.nll_loss(log_p, labels, reduction="none")
+    loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
+    loss = loss.masked_fill(ignored, 0.0)
+    if class_weights is None:
+        return loss
+    return loss * torch.tensor(class_weights, dtype=loss.dtype)[labels]
+
+
+def categorical_crossentropy(y_pred, labels, *, label_smoothing=0.0, class_weights=None, **options):
+    targets = labels * (1 - label_smoothing) + label_smoothing / labels.shape[1]
+    if class_weights is not None:
+        targets = targets * torch.tensor(class_weights, dtype=y_pred.dtype)
+    return -(targets * log_probabilities(y_pred, **options)).sum(dim=1)
+
+
+def log_probabilities(y_pred, from_logits=False):
+    if from_logits:
+        return functional.log_softmax(y_pred, dim=1)
+    normalized = y_pred / y_pred.sum(dim=1, keepdim=True)
+    return torch.log(torch.clamp(normalized, crossentropy.CLIP_LOW, crossentropy.CLIP_HIGH))
+
+
+def binary_crossentropy(y_pred, labels, *, from_logits=False, label_smoothing=0.0):
+    targets = labels * (1 - label_smoothing) + label_smoothing / 2
+    if from_logits:
+        loss = functional.binary_cross_entropy_with_logits(y_pred, targets, reduction="none")
+    else:
+        p = torch.clamp(y_pred, crossentropy.CLIP_LOW, crossentropy.CLIP_HIGH)
+        loss = functional.binary_cross_entropy(p, targets, reduction="none")
+    return loss.mean(dim=1)
+
+
+OPS = {
+    "dense": dense,
+    "matmul": matmul,
+    "conv2d": conv2d,
+    "conv1d": conv1d,
+    "conv2d_transpose": conv2d_transpose,
+    "max_pool2d": max_pool2d,
+    "avg_pool2d": avg_pool2d,
+    "global_avg_pool2d": lambda x: x.mean(dim=(1, 2)),
+    "global_max_pool2d": lambda x: x.amax(dim=(1, 2)),
+    "batch_norm": batch_norm,
+    "softmax": lambda x, axis=-1: torch.softmax(x, axis),
+    "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
+    "categorical_crossentropy": categorical_crossentropy,
+    "binary_crossentropy": binary_crossentropy,
+    "relu": functional.relu,
+    "gelu": lambda x, approximate=True: functional.gelu(
+        x, approximate="tanh" if approximate else "none"
+    ),
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
+    "leaky_relu": lambda x, negative_slope=0.2: functional.leaky_relu(x, negative_slope),
+    "softplus": functional.softplus,
+    "add": torch.add,
+    "multiply": torch.mul,
+    "concatenate": lambda *arrays, axis=-1: torch.cat(arrays, dim=axis),
+}
+
+
+def values_and_gradients(op, arrays, dy, options):
+    """(outputs, gradients) as tuples of NumPy arrays, in the arrays' own dtype.
+
+    `dy` is a tuple, one array an output; a gradient is None where PyTorch computes none.
+    """
+    tensors = [None if a is None else torch.tensor(a) for a in arrays]
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point():
+            tensor.requires_grad_(True)
+    outputs = OPS[op](*tensors, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.autograd.backward(outputs, [torch.tensor(d) for d in dy])
+    gradients = tuple(
+        None if tensor is None or tensor.grad is None else tensor.grad.numpy() for tensor in tensors
+    )
+    return tuple(output.detach().numpy() for output in outputs), gradients
