@@ -13,6 +13,15 @@ namespace py = pybind11;
 
 namespace lamella {
 void bind_activation(py::module_& module);
+void bind_ceiling(py::module_& module);
+void bind_conv2d(py::module_& module);
+void bind_crossentropy(py::module_& module);
+void bind_dense(py::module_& module);
+void bind_dropout(py::module_& module);
+void bind_elementwise(py::module_& module);
+void bind_optimizer(py::module_& module);
+void bind_pool2d(py::module_& module);
+void bind_softmax(py::module_& module);
 
 namespace {
 
@@ -82,4 +91,13 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   }
   bind_core(module);
   bind_activation(module);
+  bind_ceiling(module);
+  bind_conv2d(module);
+  bind_crossentropy(module);
+  bind_dense(module);
+  bind_dropout(module);
+  bind_elementwise(module);
+  bind_optimizer(module);
+  bind_pool2d(module);
+  bind_softmax(module);
 }

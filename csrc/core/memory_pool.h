@@ -30,22 +30,20 @@ PoolStatistics pool_statistics();
 template <class T>
 class Scratch {
  public:
-  Scratch() = default;
-  Scratch(const char* op, std::int64_t count)
+  // Inlined by force: kernels compiled for different instruction sets must not share a copy.
+  [[gnu::always_inline]] Scratch() {}
+  [[gnu::always_inline]] Scratch(const char* op, std::int64_t count)
       : data_(count > 0 ? static_cast<T*>(
                               pool_allocate(op, static_cast<std::size_t>(count) * sizeof(T)))
                         : nullptr) {}
-  Scratch(Scratch&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  Scratch& operator=(Scratch&& other) noexcept {
-    T* mine = data_;
-    data_ = other.data_;
-    other.data_ = mine;
-    return *this;
+  [[gnu::always_inline]] Scratch(Scratch&& other) noexcept : data_(other.data_) {
+    other.data_ = nullptr;
   }
-  ~Scratch() {
+  Scratch& operator=(Scratch&&) = delete;
+  [[gnu::always_inline]] ~Scratch() {
     if (data_ != nullptr) pool_release(data_);
   }
-  T* get() const { return data_; }
+  [[gnu::always_inline]] T* get() const { return data_; }
 
  private:
   T* data_ = nullptr;

@@ -113,15 +113,17 @@ class Pool {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  void run(std::int64_t tasks, TaskFunction task, void* context) {
+  void run(std::int64_t tasks, int slots, TaskFunction task, void* context) {
     tasks_ = tasks;
+    slots_ = slots;
     task_ = task;
     context_ = context;
     next_.store(0, std::memory_order_relaxed);
+    next_slot_.store(1, std::memory_order_relaxed);
     open_.store(true);
     generation_.fetch_add(1);
     if (sleepers_.load() > 0) generation_.notify_all();
-    take_tasks();
+    take_tasks(0);
     open_.store(false);
     for (int spins = 0; inside_.load() != 0; ++spins) {
       pause();
@@ -136,11 +138,11 @@ class Pool {
   }
 
  private:
-  void take_tasks() {
+  void take_tasks(int slot) {
     for (;;) {
       const std::int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
       if (i >= tasks_) return;
-      task_(context_, i);
+      task_(context_, i, slot);
     }
   }
 
@@ -153,7 +155,9 @@ class Pool {
   alignas(64) std::atomic<int> inside_{0};
   std::atomic<bool> open_{false};
   alignas(64) std::atomic<std::int64_t> next_{0};
+  std::atomic<int> next_slot_{0};
   std::int64_t tasks_ = 0;
+  int slots_ = 0;
   TaskFunction task_ = nullptr;
   void* context_ = nullptr;
 };
@@ -177,7 +181,10 @@ void Pool::work() {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     inside_.fetch_add(1);
-    if (open_.load()) take_tasks();
+    if (open_.load()) {
+      const int slot = next_slot_.fetch_add(1, std::memory_order_relaxed);
+      if (slot < slots_) take_tasks(slot);
+    }
     inside_.fetch_sub(1);
   }
 }
@@ -207,13 +214,13 @@ Shared& shared() {
 }
 
 void run_serial(std::int64_t tasks, TaskFunction task, void* context) {
-  for (std::int64_t i = 0; i < tasks; ++i) task(context, i);
+  for (std::int64_t i = 0; i < tasks; ++i) task(context, i, 0);
 }
 
 }  // namespace
 
-void run_parallel(std::int64_t tasks, TaskFunction task, void* context) {
-  if (tasks <= 1 || inside_task) return run_serial(tasks, task, context);
+void run_parallel(std::int64_t tasks, int slots, TaskFunction task, void* context) {
+  if (tasks <= 1 || slots <= 1 || inside_task) return run_serial(tasks, task, context);
   Shared& s = shared();
   const int threads = s.threads.load(std::memory_order_relaxed);
   if (threads == 1) return run_serial(tasks, task, context);
@@ -221,7 +228,7 @@ void run_parallel(std::int64_t tasks, TaskFunction task, void* context) {
   if (!lock.owns_lock()) return run_serial(tasks, task, context);
   if (s.pool == nullptr) s.pool = new Pool(threads);
   inside_task = true;
-  s.pool->run(tasks, task, context);
+  s.pool->run(tasks, slots, task, context);
   inside_task = false;
 }
 

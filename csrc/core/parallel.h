@@ -2,8 +2,8 @@
 // fork and cannot be used by two callers at once.
 //
 // Work is cut by the problem and never by the number of threads: `run_parallel(tasks, ...)` calls
-// `task(context, i)` once for each i in [0, tasks), on any thread, in any order, and returns when
-// all are done. A task must not throw. Inside a task, or while another Python thread is using the
+// `task(context, i, slot)` once for each i in [0, tasks), on any thread, in any order, and returns
+// when all are done. A task must not throw. Inside a task, or while another Python thread is using the
 // pool, run_parallel runs its tasks one after the other on the calling thread: the answer is the
 // same.
 //
@@ -17,9 +17,11 @@
 
 namespace lamella {
 
-using TaskFunction = void (*)(void* context, std::int64_t task);
+// `slot` numbers the threads of one call from 0: scratch memory of the call is indexed by it.
+using TaskFunction = void (*)(void* context, std::int64_t task, int slot);
 
-void run_parallel(std::int64_t tasks, TaskFunction task, void* context);
+// At most `slots` threads take part, so every slot lies in [0, slots).
+void run_parallel(std::int64_t tasks, int slots, TaskFunction task, void* context);
 
 int num_threads();
 // Throws ValueError unless 1 <= n <= 1024.

@@ -11,7 +11,19 @@ namespace lamella::LAMELLA_ISA {
 template <class Body>
 LAMELLA_INLINE void parallel_for(std::int64_t tasks, const Body& body) {
   run_parallel(
-      tasks, [](void* context, std::int64_t i) { (*static_cast<const Body*>(context))(i); },
+      tasks, num_threads(),
+      [](void* context, std::int64_t i, int) { (*static_cast<const Body*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// body(i, slot) with slot in [0, slots): for tasks that need scratch memory of their own.
+template <class Body>
+LAMELLA_INLINE void parallel_for_slots(std::int64_t tasks, int slots, const Body& body) {
+  run_parallel(
+      tasks, slots,
+      [](void* context, std::int64_t i, int slot) {
+        (*static_cast<const Body*>(context))(i, slot);
+      },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -13,7 +13,14 @@
 //   round(x)                        to the nearest integer, ties to even, |x| < 2^31
 //   to_int(x), to_float(i)          x integral
 //   bits(x), from_bits(i)           reinterpretation
-//   Int: +, -, &, |, shift_left<n>, shift_right<n> (logical)
+//   load_int(p), store_int(p, i)    any alignment
+//   Int: +, -, &, |, ^, shift_left<n>, shift_right<n> (logical), all modulo 2^32
+//   less_unsigned(i, j) -> Mask     lanes as uint32
+//   multiply_even(i, j)             lanes 2k and 2k + 1 become the low and the high half of the
+//     64-bit product of the lanes 2k of i and j as uint32
+//   odd_to_even(i)                  lane 2k becomes lane 2k + 1 of i, odd lanes 0
+//   zip_even(i, j)                  i0 j0 i2 j2 ...
+//   zip_pairs_low(i, j), zip_pairs_high(i, j)   in each four lanes i0 i1 j0 j1, and i2 i3 j2 j3
 //   sum(v), maximum(v)              over lanes, in one fixed order for each width
 #pragma once
 

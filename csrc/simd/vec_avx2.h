@@ -58,10 +58,17 @@ LAMELLA_INLINE Float select(Mask m, Float a, Float b) {
 }
 
 LAMELLA_INLINE Int set_int(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
+LAMELLA_INLINE Int load_int(const std::int32_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+}
+LAMELLA_INLINE void store_int(std::int32_t* p, Int a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
 LAMELLA_INLINE Int operator+(Int a, Int b) { return {_mm256_add_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator-(Int a, Int b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator&(Int a, Int b) { return {_mm256_and_si256(a.v, b.v)}; }
 LAMELLA_INLINE Int operator|(Int a, Int b) { return {_mm256_or_si256(a.v, b.v)}; }
+LAMELLA_INLINE Int operator^(Int a, Int b) { return {_mm256_xor_si256(a.v, b.v)}; }
 template <int n>
 LAMELLA_INLINE Int shift_left(Int a) {
   return {_mm256_slli_epi32(a.v, n)};
@@ -70,6 +77,18 @@ template <int n>
 LAMELLA_INLINE Int shift_right(Int a) {
   return {_mm256_srli_epi32(a.v, n)};
 }
+LAMELLA_INLINE Mask less_unsigned(Int a, Int b) {
+  const __m256i flip = _mm256_set1_epi32(INT32_MIN);  // the comparison is a signed one
+  return {_mm256_castsi256_ps(
+      _mm256_cmpgt_epi32(_mm256_xor_si256(b.v, flip), _mm256_xor_si256(a.v, flip)))};
+}
+LAMELLA_INLINE Int multiply_even(Int a, Int b) { return {_mm256_mul_epu32(a.v, b.v)}; }
+LAMELLA_INLINE Int odd_to_even(Int a) { return {_mm256_srli_epi64(a.v, 32)}; }
+LAMELLA_INLINE Int zip_even(Int a, Int b) {
+  return {_mm256_blend_epi32(a.v, _mm256_slli_epi64(b.v, 32), 0xAA)};
+}
+LAMELLA_INLINE Int zip_pairs_low(Int a, Int b) { return {_mm256_unpacklo_epi64(a.v, b.v)}; }
+LAMELLA_INLINE Int zip_pairs_high(Int a, Int b) { return {_mm256_unpackhi_epi64(a.v, b.v)}; }
 LAMELLA_INLINE Int to_int(Float a) { return {_mm256_cvtps_epi32(a.v)}; }
 LAMELLA_INLINE Float to_float(Int a) { return {_mm256_cvtepi32_ps(a.v)}; }
 LAMELLA_INLINE Int bits(Float a) { return {_mm256_castps_si256(a.v)}; }

@@ -59,10 +59,13 @@ LAMELLA_INLINE Float select(Mask m, Float a, Float b) {
 }
 
 LAMELLA_INLINE Int set_int(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+LAMELLA_INLINE Int load_int(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
+LAMELLA_INLINE void store_int(std::int32_t* p, Int a) { _mm512_storeu_si512(p, a.v); }
 LAMELLA_INLINE Int operator+(Int a, Int b) { return {_mm512_add_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator-(Int a, Int b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator&(Int a, Int b) { return {_mm512_and_si512(a.v, b.v)}; }
 LAMELLA_INLINE Int operator|(Int a, Int b) { return {_mm512_or_si512(a.v, b.v)}; }
+LAMELLA_INLINE Int operator^(Int a, Int b) { return {_mm512_xor_si512(a.v, b.v)}; }
 template <int n>
 LAMELLA_INLINE Int shift_left(Int a) {
   return {_mm512_slli_epi32(a.v, n)};
@@ -71,6 +74,14 @@ template <int n>
 LAMELLA_INLINE Int shift_right(Int a) {
   return {_mm512_srli_epi32(a.v, n)};
 }
+LAMELLA_INLINE Mask less_unsigned(Int a, Int b) { return {_mm512_cmplt_epu32_mask(a.v, b.v)}; }
+LAMELLA_INLINE Int multiply_even(Int a, Int b) { return {_mm512_mul_epu32(a.v, b.v)}; }
+LAMELLA_INLINE Int odd_to_even(Int a) { return {_mm512_srli_epi64(a.v, 32)}; }
+LAMELLA_INLINE Int zip_even(Int a, Int b) {
+  return {_mm512_mask_blend_epi32(0xAAAA, a.v, _mm512_slli_epi64(b.v, 32))};
+}
+LAMELLA_INLINE Int zip_pairs_low(Int a, Int b) { return {_mm512_unpacklo_epi64(a.v, b.v)}; }
+LAMELLA_INLINE Int zip_pairs_high(Int a, Int b) { return {_mm512_unpackhi_epi64(a.v, b.v)}; }
 LAMELLA_INLINE Int to_int(Float a) { return {_mm512_cvtps_epi32(a.v)}; }
 LAMELLA_INLINE Float to_float(Int a) { return {_mm512_cvtepi32_ps(a.v)}; }
 LAMELLA_INLINE Int bits(Float a) { return {_mm512_castps_si512(a.v)}; }

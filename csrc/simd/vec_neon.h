@@ -58,10 +58,13 @@ LAMELLA_INLINE Mask operator|(Mask a, Mask b) { return {vorrq_u32(a.v, b.v)}; }
 LAMELLA_INLINE Float select(Mask m, Float a, Float b) { return {vbslq_f32(m.v, a.v, b.v)}; }
 
 LAMELLA_INLINE Int set_int(std::int32_t x) { return {vdupq_n_s32(x)}; }
+LAMELLA_INLINE Int load_int(const std::int32_t* p) { return {vld1q_s32(p)}; }
+LAMELLA_INLINE void store_int(std::int32_t* p, Int a) { vst1q_s32(p, a.v); }
 LAMELLA_INLINE Int operator+(Int a, Int b) { return {vaddq_s32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator-(Int a, Int b) { return {vsubq_s32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator&(Int a, Int b) { return {vandq_s32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator|(Int a, Int b) { return {vorrq_s32(a.v, b.v)}; }
+LAMELLA_INLINE Int operator^(Int a, Int b) { return {veorq_s32(a.v, b.v)}; }
 template <int n>
 LAMELLA_INLINE Int shift_left(Int a) {
   return {vshlq_n_s32(a.v, n)};
@@ -69,6 +72,25 @@ LAMELLA_INLINE Int shift_left(Int a) {
 template <int n>
 LAMELLA_INLINE Int shift_right(Int a) {
   return {vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.v), n))};
+}
+LAMELLA_INLINE Mask less_unsigned(Int a, Int b) {
+  return {vcltq_u32(vreinterpretq_u32_s32(a.v), vreinterpretq_u32_s32(b.v))};
+}
+LAMELLA_INLINE Int multiply_even(Int a, Int b) {
+  return {vreinterpretq_s32_u64(vmull_u32(vmovn_u64(vreinterpretq_u64_s32(a.v)),
+                                          vmovn_u64(vreinterpretq_u64_s32(b.v))))};
+}
+LAMELLA_INLINE Int odd_to_even(Int a) {
+  return {vreinterpretq_s32_u64(vshrq_n_u64(vreinterpretq_u64_s32(a.v), 32))};
+}
+LAMELLA_INLINE Int zip_even(Int a, Int b) { return {vtrn1q_s32(a.v, b.v)}; }
+LAMELLA_INLINE Int zip_pairs_low(Int a, Int b) {
+  return {vreinterpretq_s32_s64(
+      vzip1q_s64(vreinterpretq_s64_s32(a.v), vreinterpretq_s64_s32(b.v)))};
+}
+LAMELLA_INLINE Int zip_pairs_high(Int a, Int b) {
+  return {vreinterpretq_s32_s64(
+      vzip2q_s64(vreinterpretq_s64_s32(a.v), vreinterpretq_s64_s32(b.v)))};
 }
 LAMELLA_INLINE Int to_int(Float a) { return {vcvtnq_s32_f32(a.v)}; }
 LAMELLA_INLINE Float to_float(Int a) { return {vcvtq_f32_s32(a.v)}; }

@@ -91,6 +91,10 @@ LAMELLA_INLINE Float select(Mask m, Float a, Float b) {
 }
 
 LAMELLA_INLINE Int set_int(std::int32_t x) { return {x, x, x, x}; }
+LAMELLA_INLINE Int load_int(const std::int32_t* p) { return {p[0], p[1], p[2], p[3]}; }
+LAMELLA_INLINE void store_int(std::int32_t* p, Int a) {
+  for (int i = 0; i < 4; ++i) p[i] = a.v[i];
+}
 // Wraps around like every SIMD unit does.
 LAMELLA_INLINE std::int32_t wrapped(std::uint32_t x) { return static_cast<std::int32_t>(x); }
 LAMELLA_INLINE std::uint32_t u(std::int32_t x) { return static_cast<std::uint32_t>(x); }
@@ -106,6 +110,9 @@ LAMELLA_INLINE Int operator&(Int a, Int b) {
 LAMELLA_INLINE Int operator|(Int a, Int b) {
   return lanes<Int>([&](int i) { return a.v[i] | b.v[i]; });
 }
+LAMELLA_INLINE Int operator^(Int a, Int b) {
+  return lanes<Int>([&](int i) { return a.v[i] ^ b.v[i]; });
+}
 template <int n>
 LAMELLA_INLINE Int shift_left(Int a) {
   return lanes<Int>([&](int i) { return wrapped(u(a.v[i]) << n); });
@@ -114,6 +121,19 @@ template <int n>
 LAMELLA_INLINE Int shift_right(Int a) {
   return lanes<Int>([&](int i) { return wrapped(u(a.v[i]) >> n); });
 }
+LAMELLA_INLINE Mask less_unsigned(Int a, Int b) {
+  return lanes<Mask>([&](int i) { return u(a.v[i]) < u(b.v[i]); });
+}
+LAMELLA_INLINE Int multiply_even(Int a, Int b) {
+  return lanes<Int>([&](int i) {
+    const std::uint64_t product = std::uint64_t{u(a.v[i & ~1])} * u(b.v[i & ~1]);
+    return wrapped(static_cast<std::uint32_t>(product >> (i & 1 ? 32 : 0)));
+  });
+}
+LAMELLA_INLINE Int odd_to_even(Int a) { return {a.v[1], 0, a.v[3], 0}; }
+LAMELLA_INLINE Int zip_even(Int a, Int b) { return {a.v[0], b.v[0], a.v[2], b.v[2]}; }
+LAMELLA_INLINE Int zip_pairs_low(Int a, Int b) { return {a.v[0], a.v[1], b.v[0], b.v[1]}; }
+LAMELLA_INLINE Int zip_pairs_high(Int a, Int b) { return {a.v[2], a.v[3], b.v[2], b.v[3]}; }
 // Out-of-range values, which the callers of to_int mask afterwards, must not be undefined here.
 LAMELLA_INLINE Int to_int(Float a) {
   return lanes<Int>([&](int i) {

@@ -56,10 +56,17 @@ LAMELLA_INLINE Float select(Mask m, Float a, Float b) {
 }
 
 LAMELLA_INLINE Int set_int(std::int32_t x) { return {_mm_set1_epi32(x)}; }
+LAMELLA_INLINE Int load_int(const std::int32_t* p) {
+  return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))};
+}
+LAMELLA_INLINE void store_int(std::int32_t* p, Int a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
+}
 LAMELLA_INLINE Int operator+(Int a, Int b) { return {_mm_add_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator-(Int a, Int b) { return {_mm_sub_epi32(a.v, b.v)}; }
 LAMELLA_INLINE Int operator&(Int a, Int b) { return {_mm_and_si128(a.v, b.v)}; }
 LAMELLA_INLINE Int operator|(Int a, Int b) { return {_mm_or_si128(a.v, b.v)}; }
+LAMELLA_INLINE Int operator^(Int a, Int b) { return {_mm_xor_si128(a.v, b.v)}; }
 template <int n>
 LAMELLA_INLINE Int shift_left(Int a) {
   return {_mm_slli_epi32(a.v, n)};
@@ -68,6 +75,18 @@ template <int n>
 LAMELLA_INLINE Int shift_right(Int a) {
   return {_mm_srli_epi32(a.v, n)};
 }
+LAMELLA_INLINE Mask less_unsigned(Int a, Int b) {
+  const __m128i flip = _mm_set1_epi32(INT32_MIN);  // the comparison is a signed one
+  return {_mm_castsi128_ps(_mm_cmplt_epi32(_mm_xor_si128(a.v, flip), _mm_xor_si128(b.v, flip)))};
+}
+LAMELLA_INLINE Int multiply_even(Int a, Int b) { return {_mm_mul_epu32(a.v, b.v)}; }
+LAMELLA_INLINE Int odd_to_even(Int a) { return {_mm_srli_epi64(a.v, 32)}; }
+LAMELLA_INLINE Int zip_even(Int a, Int b) {
+  const __m128i even = _mm_set_epi32(0, -1, 0, -1);
+  return {_mm_or_si128(_mm_and_si128(a.v, even), _mm_slli_epi64(b.v, 32))};
+}
+LAMELLA_INLINE Int zip_pairs_low(Int a, Int b) { return {_mm_unpacklo_epi64(a.v, b.v)}; }
+LAMELLA_INLINE Int zip_pairs_high(Int a, Int b) { return {_mm_unpackhi_epi64(a.v, b.v)}; }
 LAMELLA_INLINE Int to_int(Float a) { return {_mm_cvtps_epi32(a.v)}; }
 LAMELLA_INLINE Float to_float(Int a) { return {_mm_cvtepi32_ps(a.v)}; }
 LAMELLA_INLINE Int bits(Float a) { return {_mm_castps_si128(a.v)}; }

@@ -7,6 +7,7 @@ A bar is drawn at most ten times a second, so it costs nothing per batch.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -61,8 +62,8 @@ def format_step_time(seconds: float) -> str:
 
 
 def format_logs(logs: Mapping[str, Any] | None) -> str:
-    """Return logs as `` - loss: 0.3000 - ...``, empty for none."""
-    return "".join(f" - {name}: {format_value(value)}" for name, value in (logs or {}).items())
+    """Return logs as `` - accuracy: 0.9000 - loss: 0.3000``, by name; empty for none."""
+    return "".join(f" - {name}: {format_value((logs or {})[name])}" for name in sorted(logs or {}))
 
 
 class Display:
@@ -130,18 +131,22 @@ class BarDisplay(Display):
         Where to write.
     bar : class
         ``tqdm.std.tqdm`` or ``tqdm.notebook.tqdm``.
+    width : int, optional
+        Of the bar itself, in characters; without one the bar is a notebook's own.
     """
 
-    def __init__(self, stream: TextIO, bar: type) -> None:
+    def __init__(self, stream: TextIO, bar: type, width: int | None = None) -> None:
         super().__init__(stream)
-        self._make_bar = bar
+        place = "{bar}" if width is None else f"{{bar:{width}}}"
+        self._share = "{n_fmt}/{total_fmt} |" + place + "| {remaining} left"
+        # Without tqdm's monitor, a thread that would outlive the bar.
+        self._make_bar = type("Bar", (bar,), {"monitor_interval": 0})
         self._bar: Any = None
         self._redraw_at = 0.0
 
     def start(self, title: str, steps: int | None) -> None:
         self.clear()
         super().start(title, steps)
-        share = "{n_fmt}/{total_fmt} |{bar:24}| {remaining} left"
         self._bar = self._make_bar(
             total=steps,
             desc=title or None,
@@ -149,7 +154,7 @@ class BarDisplay(Display):
             leave=False,
             dynamic_ncols=True,
             bar_format=("{desc} - " if title else "")
-            + (share if steps else "{n_fmt} steps, {elapsed}")
+            + (self._share if steps else "{n_fmt} steps, {elapsed}")
             + "{postfix}",
             # Drawn when told to: tqdm's own clock would be a second one.
             mininterval=0,
@@ -197,13 +202,14 @@ def make_display(verbose: Any) -> Display | None:
         return Display(stream)
     if _in_notebook():
         if _has_widgets():
-            from tqdm.notebook import tqdm
+            from tqdm.notebook import tqdm as notebook_tqdm  # type: ignore[import-untyped]
 
-            return BarDisplay(stream, tqdm)
+            return BarDisplay(stream, notebook_tqdm)
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
-        from tqdm.std import tqdm as terminal_tqdm
+        from tqdm.std import tqdm as terminal_tqdm  # type: ignore[import-untyped]
 
-        return BarDisplay(stream, terminal_tqdm)
+        width = 24 if shutil.get_terminal_size().columns >= 100 else 10
+        return BarDisplay(stream, terminal_tqdm, width)
     return Display(stream)
 
 

@@ -26,10 +26,10 @@ def check_seed(seed: Any, owner: str) -> int:
         If it is out of range.
     """
     if isinstance(seed, (bool, np.bool_)) or not hasattr(seed, "__index__"):
-        raise TypeError(f"{owner}: seed must be an int or None. Received: seed={seed!r}")
+        raise TypeError(f"{owner}: seed expects an int or None, got {seed!r}")
     value = operator.index(seed)
     if not 0 <= value < SEED_LIMIT:
-        raise ValueError(f"{owner}: seed must lie in [0, 2**64). Received: seed={value}")
+        raise ValueError(f"{owner}: seed expects an int in [0, 2**64), got {value}")
     return value
 
 

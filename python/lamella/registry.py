@@ -88,7 +88,7 @@ def lookup(kind: str, name: str, custom_objects: CustomObjects | None = None) ->
         If neither knows the name; the message lists the names there are.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a {kind} name must be a str. Received: {name!r}")
+        raise TypeError(f"a {kind} name expects a str, got {name!r}")
     if custom_objects and name in custom_objects:
         return custom_objects[name]
     table = _TABLES.get(kind, {})
@@ -143,8 +143,8 @@ def deserialize(
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
         raise ValueError(
-            f"a {kind} config must be a dict with 'class_name' (str) and 'config' (dict). "
-            f"Received: {config!r}"
+            f"a {kind} config expects a dict with 'class_name' (str) and 'config' (dict), "
+            f"got {config!r}"
         )
     unknown = set(config) - {"class_name", "config"} - _READ_OVER
     if unknown:
@@ -152,7 +152,7 @@ def deserialize(
     arguments = config.get("config")
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"the 'config' of a {kind} must be a dict. Received: {arguments!r}")
+        raise ValueError(f"the 'config' of a {kind} expects a dict, got {arguments!r}")
     cls = lookup(kind, config["class_name"], custom_objects)
     from_config = getattr(cls, "from_config", None)
     if from_config is None:
@@ -192,7 +192,7 @@ def resolve(
         found = None
     if not isinstance(found, base):
         raise ValueError(
-            f"a {kind} must be a name, a config dict or a {base.__name__} object. "
-            f"Received: {identifier!r}"
+            f"a {kind} expects a name, a config dict or a {base.__name__} object, "
+            f"got {identifier!r}"
         )
     return found

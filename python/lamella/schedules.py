@@ -168,13 +168,13 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         self.name = name
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
-                "PiecewiseConstantDecay: values must have one entry more than boundaries. "
-                f"Received: {len(self.values)} values, {len(self.boundaries)} boundaries"
+                "PiecewiseConstantDecay: values expects one entry more than boundaries, "
+                f"got {len(self.values)} values, {len(self.boundaries)} boundaries"
             )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(
-                "PiecewiseConstantDecay: boundaries must increase strictly. "
-                f"Received: boundaries={self.boundaries}"
+                "PiecewiseConstantDecay: boundaries expects strictly increasing numbers, "
+                f"got {self.boundaries}"
             )
 
     def __call__(self, step: int) -> float:
@@ -287,13 +287,13 @@ class CosineDecay(LearningRateSchedule):
         self.warmup_steps = self._number("warmup_steps", warmup_steps)
 
     def __call__(self, step: int) -> float:
-        top = self.initial_learning_rate
+        top, done = self.initial_learning_rate, float(step)
         if self.warmup_target is not None:
             if step < self.warmup_steps:
                 return top + (self.warmup_target - top) * step / self.warmup_steps
             top = self.warmup_target
-            step = step - self.warmup_steps
-        cosine = (1 + math.cos(math.pi * min(1.0, step / self.decay_steps))) / 2
+            done -= self.warmup_steps
+        cosine = (1 + math.cos(math.pi * min(1.0, done / self.decay_steps))) / 2
         return top * ((1 - self.alpha) * cosine + self.alpha)
 
     def get_config(self) -> dict[str, Any]:

@@ -117,4 +117,4 @@ def get_num_threads() -> int:
     """Return how many threads the CPU kernels use."""
     from lamella import _cpu
 
-    return int(_cpu.get_num_threads())
+    return int(_cpu.num_threads())

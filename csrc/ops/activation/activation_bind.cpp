@@ -1,6 +1,9 @@
 #include "ops/activation/activation_bind.h"
 
+#include <cmath>
 #include <string_view>
+
+#include "core/overlap.h"
 
 namespace lamella {
 namespace {
@@ -20,12 +23,17 @@ constexpr Entry entries[] = {
     {"gelu", {Kind::gelu, 0.0f}},          {"gelu_tanh", {Kind::gelu_tanh, 0.0f}},
 };
 
+// A finite number that is finite in float32 too.
+float float_option(const char* op, const char* name, py::handle object) {
+  const auto value = static_cast<float>(real_option(op, name, object));
+  if (std::isfinite(value)) return value;
+  throw ValueError(message(op, ": ", name, " must fit float32, got ", repr_text(object)));
+}
+
 Activation with_parameter(const char* op, py::handle kind, py::handle parameter) {
   Activation f = activation_option(op, kind);
-  if (!parameter.is_none()) {
-    const char* name = f.kind == Kind::elu ? "alpha" : "negative_slope";
-    f.parameter = static_cast<float>(real_option(op, name, parameter));
-  }
+  if (f.kind == Kind::elu) f.parameter = float_option(op, "alpha", parameter);
+  if (f.kind == Kind::leaky_relu) f.parameter = float_option(op, "negative_slope", parameter);
   return f;
 }
 
@@ -44,7 +52,8 @@ py::array_t<float> forward(py::object kind, py::object x_, py::object parameter)
   return y;
 }
 
-py::array_t<float> backward(py::object kind, py::object dy_, py::object x_, py::object parameter) {
+py::object backward(py::object kind, py::object dy_, py::object x_, py::object parameter,
+                    py::object out) {
   const std::string name = py::str(kind);
   const char* op = name == "gelu_tanh" ? "gelu" : name.c_str();
   const Activation f = with_parameter(op, kind, parameter);
@@ -52,13 +61,14 @@ py::array_t<float> backward(py::object kind, py::object dy_, py::object x_, py::
   const FloatInput dy = float_input(op, "dy", dy_);
   const Shape shape(x.shape, x.shape + x.ndim);
   expect_shape(op, "dy", dy, shape);
-  py::array_t<float> dx = new_float_array(op, shape);
-  float* out = dx.mutable_data();
+  Output dx = output_array(op, "out", out, shape);
+  expect_separate(op, "out", dx.data, dx.size, "x", x.data, x.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   {
     py::gil_scoped_release release;
-    activation::kernels().backward(f, x.size, dy.data, x.data, out);
+    activation::kernels().backward(f, x.size, dy.data, x.data, dx.data);
   }
-  return dx;
+  return dx.array;
 }
 
 }  // namespace
@@ -84,7 +94,7 @@ void bind_activation(py::module_& module) {
   module.def("activation_forward", &forward, py::arg("kind"), py::arg("x"),
              py::arg("parameter") = py::none());
   module.def("activation_backward", &backward, py::arg("kind"), py::arg("dy"), py::arg("x"),
-             py::arg("parameter") = py::none());
+             py::arg("parameter") = py::none(), py::arg("out") = py::none());
 }
 
 }  // namespace lamella

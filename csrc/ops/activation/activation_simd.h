@@ -89,8 +89,11 @@ LAMELLA_INLINE Float gradient_from_input(Float dy, Float x, Float parameter) {
     const Float d = set(1.0f) + e;
     return dy * (e / (d * d));
   } else if constexpr (kind == Kind::tanh) {
-    const Float y = tanh(x);
-    return dy * fnma(y, y, set(1.0f));
+    // 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = e^(-2|x|), without cancellation.
+    const Float a = abs(x);
+    const Float e = exp(zero() - (a + a));
+    const Float d = set(1.0f) + e;
+    return dy * (set(4.0f) * e / (d * d));
   } else if constexpr (kind == Kind::softplus) {
     return dy * sigmoid(x);
   } else if constexpr (kind == Kind::silu) {
@@ -100,12 +103,14 @@ LAMELLA_INLINE Float gradient_from_input(Float dy, Float x, Float parameter) {
     const Normal n = normal(x);
     return dy * fma(x, n.density, n.cdf);
   } else if constexpr (kind == Kind::gelu_tanh) {
-    const Float x2 = x * x;
-    const Float inner = set(gelu_tanh_inner) * fma(set(gelu_tanh_cubic) * x, x2, x);
+    // The derivative is 0 or 1 to the last bit outside of [-16, 16], and there x^3 cannot overflow.
+    const Float z = min(set(16.0f), max(set(-16.0f), x));
+    const Float z2 = z * z;
+    const Float inner = set(gelu_tanh_inner) * fma(set(gelu_tanh_cubic) * z, z2, z);
     const Float slope =
-        set(2.0f * gelu_tanh_inner) * fma(set(3.0f * gelu_tanh_cubic), x2, set(1.0f));
+        set(2.0f * gelu_tanh_inner) * fma(set(3.0f * gelu_tanh_cubic), z2, set(1.0f));
     const Float s = sigmoid(inner + inner);
-    return dy * (s * fma(x * slope, set(1.0f) - s, set(1.0f)));
+    return dy * (s * fma(z * slope, set(1.0f) - s, set(1.0f)));
   } else {
     return dy;
   }

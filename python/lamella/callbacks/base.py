@@ -167,9 +167,10 @@ class CallbackList:
     ) -> None:
         from lamella.callbacks.progress_bar import ProgressBar
 
-        if callbacks is None:
-            callbacks = []
-        self.callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        given: list[Any] = [callbacks]
+        if callbacks is None or isinstance(callbacks, (list, tuple)):
+            given = list(callbacks or [])
+        self.callbacks: list[Callback] = given
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 hint = " (an instance, not the class)" if isinstance(callback, type) else ""

@@ -38,10 +38,14 @@ class MonitorCallback(Callback):
         name = self.monitor.removeprefix("val_")
         if name == "loss" or name.endswith("_loss"):
             return True
-        for metric in getattr(self.model, "metrics", ()):
-            direction = getattr(metric, "direction", None)
-            if getattr(metric, "name", None) == name and direction is not None:
-                return direction == "down"
+        # With several outputs a metric's name in the logs begins with its output's.
+        directions = {
+            metric.direction
+            for metric in getattr(self.model, "metrics", ())
+            if name == metric.name or name.endswith(f"_{metric.name}")
+        }
+        if directions in ({"up"}, {"down"}):
+            return directions == {"down"}
         raise ValueError(
             f"{type(self).__name__}: cannot tell whether a larger or a smaller "
             f"{self.monitor!r} is better; pass mode='max' or mode='min'"

@@ -67,7 +67,7 @@ def get(identifier: Any, custom_objects: registry.CustomObjects | None = None) -
     Examples
     --------
     >>> get("he_normal").get_config()
-    {'seed': None}
+    {'seed': None, 'input_axes': None, 'output_axes': None}
     """
     plain_function = callable(identifier) and not isinstance(identifier, type)
     if identifier is None or plain_function:

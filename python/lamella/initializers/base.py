@@ -18,7 +18,7 @@ def _check_shape(shape: Shape, owner: str) -> tuple[int, ...]:
     except TypeError:
         sizes = (-1,)
     if any(size < 0 for size in sizes):
-        raise ValueError(f"{owner}: shape must be a tuple of sizes >= 0. Received: {shape!r}")
+        raise ValueError(f"{owner}: shape expects a tuple of sizes >= 0, got {shape!r}")
     return sizes
 
 
@@ -105,7 +105,7 @@ class Identity(Initializer):
 
     def _values(self, shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) != 2:
-            raise ValueError(f"Identity: shape must have two axes. Received: shape={shape}")
+            raise ValueError(f"Identity: shape expects two axes, got {shape}")
         return np.float32(self.gain) * np.eye(*shape, dtype=np.float32)
 
     def get_config(self) -> dict[str, Any]:

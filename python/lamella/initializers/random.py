@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,8 @@ class RandomUniform(RandomInitializer):
         self.maxval = arguments.number("RandomUniform", "maxval", maxval)
         if self.maxval < self.minval:
             raise ValueError(
-                f"RandomUniform: minval must not exceed maxval. "
-                f"Received: minval={minval}, maxval={maxval}"
+                f"RandomUniform: minval expects at most maxval, "
+                f"got minval={minval}, maxval={maxval}"
             )
 
     def _values(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -139,11 +140,16 @@ class RandomUniform(RandomInitializer):
         return {"minval": self.minval, "maxval": self.maxval, **super().get_config()}
 
 
-def compute_fans(shape: Shape) -> tuple[int, int]:
+def compute_fans(
+    shape: Shape,
+    input_axes: Sequence[int] | None = None,
+    output_axes: Sequence[int] | None = None,
+) -> tuple[int, int]:
     """Return how many inputs feed one output of a weight, and how many outputs one input feeds.
 
     A matrix is (inputs, outputs). A convolution kernel (..., in, out) counts every tap of its
-    window: fan_in = taps * in, fan_out = taps * out.
+    window: fan_in = taps * in, fan_out = taps * out. For other weights ``input_axes`` and
+    ``output_axes``, given both, name the axes whose sizes are multiplied.
 
     Examples
     --------
@@ -151,12 +157,20 @@ def compute_fans(shape: Shape) -> tuple[int, int]:
     (20, 30)
     >>> compute_fans((3, 3, 16, 32))
     (144, 288)
+    >>> compute_fans((64, 8, 16), input_axes=[0], output_axes=[1, 2])
+    (64, 128)
     """
-    if len(shape) < 2:
-        fan = int(shape[0]) if len(shape) else 1
+    sizes = [int(size) for size in shape]
+    if input_axes is not None and output_axes is not None:
+        return (
+            math.prod(sizes[axis] for axis in input_axes),
+            math.prod(sizes[axis] for axis in output_axes),
+        )
+    if len(sizes) < 2:
+        fan = sizes[0] if sizes else 1
         return fan, fan
-    taps = math.prod(int(size) for size in shape[:-2])
-    return taps * int(shape[-2]), taps * int(shape[-1])
+    taps = math.prod(sizes[:-2])
+    return taps * sizes[-2], taps * sizes[-1]
 
 
 @registry.register("initializer")
@@ -174,6 +188,8 @@ class VarianceScaling(RandomInitializer):
         variance after truncation is right.
     seed : int or lamella.random.SeedGenerator, optional
         See :class:`RandomInitializer`.
+    input_axes, output_axes : sequence of int, optional
+        The axes that :func:`compute_fans` multiplies, both or none.
 
     Raises
     ------
@@ -187,9 +203,15 @@ class VarianceScaling(RandomInitializer):
         mode: str = "fan_in",
         distribution: str = "truncated_normal",
         seed: int | random.SeedGenerator | None = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(seed)
         name = type(self).__name__
+        if (input_axes is None) != (output_axes is None):
+            raise ValueError(f"{name}: input_axes and output_axes go together")
+        self.input_axes = input_axes
+        self.output_axes = output_axes
         self.scale = arguments.number(name, "scale", scale, 0, exclude=[0])
         self.mode = arguments.choice(name, "mode", mode, ("fan_in", "fan_out", "fan_avg"))
         if distribution == "normal":
@@ -202,7 +224,7 @@ class VarianceScaling(RandomInitializer):
         )
 
     def _values(self, shape: tuple[int, ...]) -> np.ndarray:
-        fan_in, fan_out = compute_fans(shape)
+        fan_in, fan_out = compute_fans(shape, self.input_axes, self.output_axes)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         variance = self.scale / max(1.0, fan)
         if self.distribution == "uniform":
@@ -219,19 +241,29 @@ class VarianceScaling(RandomInitializer):
             "mode": self.mode,
             "distribution": self.distribution,
             **super().get_config(),
+            "input_axes": self.input_axes,
+            "output_axes": self.output_axes,
         }
 
 
 class _NamedScaling(VarianceScaling):
-    """A variance scaling with a name and nothing but the seed to choose."""
+    """A variance scaling with a name, its first three arguments fixed."""
 
     _arguments: tuple[float, str, str]
 
-    def __init__(self, seed: int | random.SeedGenerator | None = None) -> None:
-        super().__init__(*self._arguments, seed=seed)
+    def __init__(
+        self,
+        seed: int | random.SeedGenerator | None = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(*self._arguments, seed, input_axes, output_axes)
 
     def get_config(self) -> dict[str, Any]:
-        return RandomInitializer.get_config(self)
+        config = super().get_config()
+        for argument in ("scale", "mode", "distribution"):
+            del config[argument]
+        return config
 
 
 @registry.register("initializer", "xavier_uniform")
@@ -301,7 +333,7 @@ class Orthogonal(RandomInitializer):
 
     def _values(self, shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) < 2:
-            raise ValueError(f"Orthogonal: shape must have two axes or more. Received: {shape}")
+            raise ValueError(f"Orthogonal: shape expects two axes or more, got {shape}")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         normal = self._generator().standard_normal((max(rows, columns), min(rows, columns)))
         q, r = np.linalg.qr(normal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from lamella.layers.base import Layer
+    from lamella.layers.weighted import Weighted
 
 
-def integer(layer: Layer, name: str, value: Any, minimum: int = 1) -> int:
+def integer(layer: Weighted, name: str, value: Any, minimum: int = 1) -> int:
     """Return ``value`` as an int of at least ``minimum``."""
     if not _is_integer(value) or value < minimum:
         raise layer.error(f"{name} expects an integer >= {minimum}, got {value!r}")
@@ -21,7 +20,7 @@ def integer(layer: Layer, name: str, value: Any, minimum: int = 1) -> int:
 
 
 def integers(
-    layer: Layer, name: str, value: Any, count: int, minimum: int = 1
+    layer: Weighted, name: str, value: Any, count: int, minimum: int = 1
 ) -> tuple[int, ...]:
     """Return an integer, or a sequence of ``count`` integers, as a tuple of ``count``."""
     values = (value,) * count if _is_integer(value) else value
@@ -36,30 +35,14 @@ def integers(
     return tuple(operator.index(v) for v in values)
 
 
-def number(
-    layer: Layer, name: str, value: Any, low: float = -math.inf, high: float = math.inf
-) -> float:
-    """Return ``value`` as a finite float in [low, high]."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if (
-        not is_number
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        span = "" if math.isinf(low) and math.isinf(high) else f" in [{low}, {high}]"
-        raise layer.error(f"{name} expects a finite number{span}, got {value!r}")
-    return float(value)
-
-
-def flag(layer: Layer, name: str, value: Any) -> bool:
+def flag(layer: Weighted, name: str, value: Any) -> bool:
     """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise layer.error(f"{name} expects True or False, got {value!r}")
     return bool(value)
 
 
-def choice(layer: Layer, name: str, value: Any, choices: Sequence[str]) -> str:
+def choice(layer: Weighted, name: str, value: Any, choices: Sequence[str]) -> str:
     """Return one of the strings; case does not matter, as in Keras."""
     if not isinstance(value, str) or value.lower() not in choices:
         listed = ", ".join(repr(c) for c in choices)
@@ -67,7 +50,7 @@ def choice(layer: Layer, name: str, value: Any, choices: Sequence[str]) -> str:
     return value.lower()
 
 
-def channels_last(layer: Layer, data_format: Any) -> str:
+def channels_last(layer: Weighted, data_format: Any) -> str:
     """Return "channels_last", the only layout there is."""
     if data_format not in (None, "channels_last"):
         raise layer.error(
@@ -77,7 +60,7 @@ def channels_last(layer: Layer, data_format: Any) -> str:
     return "channels_last"
 
 
-def reject(layer: Layer, **arguments: Any) -> None:
+def reject(layer: Weighted, **arguments: Any) -> None:
     """Raise if an argument that Keras has and lamella does not is anything but None or False."""
     for name, value in arguments.items():
         if value is not None and value is not False:
@@ -86,3 +69,13 @@ def reject(layer: Layer, **arguments: Any) -> None:
 
 def _is_integer(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_, np.ndarray))
+
+
+def is_float32(dtype: Any) -> bool:
+    """Return whether a ``dtype`` argument asks for float32; None does."""
+    if isinstance(dtype, dict):  # Keras writes {"class_name": "DTypePolicy", "config": {...}}
+        dtype = dtype.get("config", {}).get("name")
+    try:
+        return dtype is None or np.dtype(dtype) == np.float32
+    except TypeError:
+        return False

@@ -15,27 +15,16 @@ from typing import Any
 import numpy as np
 
 from lamella import initializers, ops, regularizers
-from lamella.layers.arguments import flag
-from lamella.layers.naming import snake_case, unique_name
+from lamella.layers.arguments import is_float32
 from lamella.layers.shapes import Shape, Shapes, any_batch, as_shape, as_shapes, is_shape
 from lamella.layers.symbolic import Node, SymbolicTensor
 from lamella.layers.weight import Weight
+from lamella.layers.weighted import NAMED_ERRORS, Weighted, name_error
 
 __all__ = ["Layer", "Weight", "name_error"]
 
 Pullback = Callable[..., Any]
-_NAMED_ERRORS = (ValueError, TypeError, IndexError, MemoryError, NotImplementedError)
 _FLOAT32 = np.dtype(np.float32)
-
-
-def name_error(error: BaseException, layer: Layer) -> None:
-    """Put the layer's class and name in front of an error's message; its type stays.
-
-    An executor calls it where an op raised inside ``layer.forward``; doing it twice is harmless.
-    """
-    prefix = f"{layer.label}: "
-    if error.args and isinstance(error.args[0], str) and not error.args[0].startswith(prefix):
-        error.args = (prefix + error.args[0], *error.args[1:])
 
 
 def _completed(build: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +42,7 @@ def _completed(build: Callable[..., None]) -> Callable[..., None]:
                 return
             self._building = True
             build(self, shapes)
-        except _NAMED_ERRORS as error:
+        except NAMED_ERRORS as error:
             if not self.built:
                 self._weights.clear()
             name_error(error, self)
@@ -66,13 +55,13 @@ def _completed(build: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-class Layer:
+class Layer(Weighted):
     """Base of all layers; subclass it to write one in NumPy.
 
     Parameters
     ----------
     activity_regularizer : optional
-        Penalty on the layer's output, added to the loss of a training step.
+        Penalty on the layer's output, divided by the batch size, in `losses`.
     trainable : bool
         Whether the weights are trained.
     dtype : optional
@@ -142,14 +131,7 @@ class Layer:
         batch_shape: Sequence[int | None] | None = None,
         **unknown: Any,
     ) -> None:
-        if name is None:
-            name = unique_name(snake_case(type(self).__name__))
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(
-                f"{type(self).__name__} layer: name expects a string without '/', got {name!r}"
-            )
-        self.name = name
-        self.built = False
+        super().__init__(name, trainable)
         # The shape the layer was built for, batch size forgotten; None before.
         self.build_input_shape: Shapes | None = None
         # Calls on symbolic tensors, in order.
@@ -159,13 +141,12 @@ class Layer:
         # Penalties on the outputs since the last `reset_losses`.
         self.activity_losses: list[float] = []
         self._building = False
-        self._weights: list[Weight] = []
+        self._in_penalized = False
         # Size of the last axis that the weights were made for.
         self._input_channels: int | None = None
-        self._trainable = flag(self, "trainable", trainable)
         if unknown:
             raise self.error(f"unknown arguments {', '.join(sorted(unknown))}")
-        if not _is_float32(dtype):
+        if not is_float32(dtype):
             raise self.error(f"dtype={dtype!r} is not supported: lamella computes in 'float32'")
         self.batch_input_shape = self._first_layer_shape(
             input_shape, input_dim, input_length, batch_input_shape, batch_shape
@@ -195,7 +176,7 @@ class Layer:
             raise self.error(f"give only one of {' and '.join(given)}")
         if not given:
             return None
-        (argument, value), = given.items()
+        ((argument, value),) = given.items()
         if not hasattr(value, "__iter__"):
             raise self.error(f"{argument} expects a tuple of integers and None, got {value!r}")
         if argument == "input_dim/input_length":
@@ -206,154 +187,6 @@ class Layer:
         except ValueError as error:
             raise self.error(f"{argument}: {error}") from None
         return shape if argument.startswith("batch") else (None, *shape)
-
-    # -- identity and errors ------------------------------------------------------------------
-
-    @property
-    def label(self) -> str:
-        """Class and name, as error messages begin: ``Conv2D layer 'conv2d_1'``."""
-        return f"{type(self).__name__} layer {self.name!r}"
-
-    def error(self, message: str) -> ValueError:
-        """Return a ValueError whose message begins with `label`."""
-        return ValueError(f"{self.label}: {message}")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-    # -- weights ------------------------------------------------------------------------------
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the weights are trained; may be changed before a model is compiled."""
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = flag(self, "trainable", value)
-
-    def add_weight(
-        self,
-        name: str | None = None,
-        shape: Sequence[int] = (),
-        initializer: Any = "glorot_uniform",
-        regularizer: Any = None,
-        trainable: bool = True,
-        dtype: Any = None,
-        constraint: Any = None,
-    ) -> Weight:
-        """Make a weight; for use in ``build``.
-
-        Parameters
-        ----------
-        name : str
-            Unique within the layer.
-        shape : tuple of int
-        initializer : str or callable
-            ``initializer(shape)`` gives the first value.
-        regularizer : optional
-            Penalty on the value.
-        trainable : bool
-            False for state such as moving statistics.
-        dtype : optional
-            Only float32.
-        constraint : None
-            Not supported.
-
-        Returns
-        -------
-        Weight
-        """
-        name = f"weight_{len(self._weights)}" if name is None else name
-        if constraint is not None:
-            raise self.error(f"weight {name!r}: constraints are not supported")
-        if not _is_float32(dtype):
-            raise self.error(f"weight {name!r}: dtype={dtype!r} is not supported, only 'float32'")
-        if any(weight.name == name for weight in self._weights):
-            raise self.error(f"there is a weight {name!r} already")
-        shape = tuple(shape)
-        if not all(size is not None and size > 0 for size in shape):
-            raise self.error(f"weight {name!r} needs a known shape, got {shape}")
-        value = initializers.get(initializer)(shape)
-        value = np.array(value, dtype=np.float32, order="C")
-        if value.shape != shape:
-            raise self.error(
-                f"the initializer of weight {name!r} made shape {value.shape}, expected {shape}"
-            )
-        weight = Weight(
-            name, f"{self.name}/{name}", value, trainable, regularizers.get(regularizer)
-        )
-        self._weights.append(weight)
-        return weight
-
-    @property
-    def weights(self) -> list[Weight]:
-        """All weights: those made to be trained, then the state."""
-        return [w for w in self._weights if w.trainable] + [
-            w for w in self._weights if not w.trainable
-        ]
-
-    @property
-    def trainable_weights(self) -> list[Weight]:
-        """The weights that training changes: none in a frozen layer."""
-        return [w for w in self.weights if w.trainable] if self.trainable else []
-
-    @property
-    def non_trainable_weights(self) -> list[Weight]:
-        """The weights that training leaves alone."""
-        return [w for w in self.weights if not (self.trainable and w.trainable)]
-
-    @property
-    def variables(self) -> list[Weight]:
-        """Keras' other name of `weights`."""
-        return self.weights
-
-    @property
-    def trainable_variables(self) -> list[Weight]:
-        """Keras' other name of `trainable_weights`."""
-        return self.trainable_weights
-
-    @property
-    def non_trainable_variables(self) -> list[Weight]:
-        """Keras' other name of `non_trainable_weights`."""
-        return self.non_trainable_weights
-
-    def count_params(self) -> int:
-        """Return the number of parameters.
-
-        Raises
-        ------
-        ValueError
-            If the layer is not built: it has no weights yet.
-        """
-        if not self.built:
-            raise self.error("has no parameters to count before it is built")
-        return sum(weight.size for weight in self.weights)
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Return copies of all weights, in the order of `weights`."""
-        return [weight.numpy() for weight in self.weights]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Copy arrays into the weights, in the order of `weights`; all or none are changed.
-
-        Raises
-        ------
-        ValueError
-            If their number or a shape differs.
-        """
-        own = self.weights
-        if len(weights) != len(own):
-            named = ", ".join(f"{w.name} {w.shape}" for w in own) or "none"
-            built = "" if self.built else " (the layer is not built yet)"
-            raise self.error(f"set_weights got {len(weights)} arrays, has weights: {named}{built}")
-        try:
-            arrays = [w.convert(array) for w, array in zip(own, weights, strict=True)]
-        except _NAMED_ERRORS as error:
-            name_error(error, self)
-            raise
-        for weight, array in zip(own, arrays, strict=True):
-            weight.assign(array)
 
     # -- losses -------------------------------------------------------------------------------
 
@@ -368,17 +201,28 @@ class Layer:
         self.activity_losses = []
 
     def _penalized_forward(self, x: Any, training: bool) -> tuple[Any, Pullback]:
-        y, pull = type(self).forward(self, x, training)
+        y, pull = self._once(type(self).forward, x, training)
         penalty = self.activity_regularizer
-        assert penalty is not None
-        self.activity_losses.append(penalty(y))
-        return y, lambda dy: pull(ops.add(dy, penalty.gradient(y)))
+        if self._in_penalized or penalty is None:
+            return y, pull
+        # Keras' share of the batch: the penalty does not grow with the batch size.
+        share = np.float32(1 / max(len(y), 1))
+        self.activity_losses.append(penalty(y) * float(share))
+        return y, lambda dy: pull(ops.add(dy, penalty.gradient(y) * share))
 
     def _penalized_call(self, x: Any, training: bool = False) -> Any:
-        y = type(self).call(self, x, training)
-        assert self.activity_regularizer is not None
-        self.activity_losses.append(self.activity_regularizer(y))
+        y = self._once(type(self).call, x, training)
+        if not self._in_penalized and self.activity_regularizer is not None:
+            self.activity_losses.append(self.activity_regularizer(y) / max(len(y), 1))
         return y
+
+    def _once(self, function: Callable[..., Any], x: Any, training: bool) -> Any:
+        """Run ``forward`` or ``call``; where one uses the other, the inner one adds no penalty."""
+        outer, self._in_penalized = self._in_penalized, True
+        try:
+            return function(self, x, training)
+        finally:
+            self._in_penalized = outer
 
     # -- building and computing ---------------------------------------------------------------
 
@@ -455,7 +299,8 @@ class Layer:
         Parameters
         ----------
         inputs : array_like or SymbolicTensor, or a list of either
-            Arrays are converted to float32 here. Layers that only arrange data may return a view.
+            Arrays are converted to float32 here. A layer that leaves values as they are (Flatten,
+            Dropout outside training) may return its input or a view of it.
         training : bool
 
         Returns
@@ -480,7 +325,7 @@ class Layer:
                 self.build(any_batch(shapes))
             self.reset_losses()
             return self.forward(x, True)[0] if training else self.call(x)
-        except _NAMED_ERRORS as error:
+        except NAMED_ERRORS as error:
             name_error(error, self)
             raise
 
@@ -575,12 +420,3 @@ def _own_object(key: str, value: Any, custom_objects: dict[str, Any]) -> Any:
     if key.endswith("_regularizer"):
         return regularizers.get(value, custom_objects)
     return activations.get(value, custom_objects) if key == "activation" else value
-
-
-def _is_float32(dtype: Any) -> bool:
-    if isinstance(dtype, dict):  # Keras writes {"class_name": "DTypePolicy", "config": {...}}
-        dtype = dtype.get("config", {}).get("name")
-    try:
-        return dtype is None or np.dtype(dtype) == _FLOAT32
-    except TypeError:
-        return False

@@ -111,7 +111,7 @@ class InputLayer(Layer):
         return {"batch_shape": self.batch_shape, "dtype": self.dtype, "name": self.name}
 
 
-def Input(  # noqa: N802 - Keras' name
+def Input(
     shape: Sequence[int | None] | None = None,
     batch_size: int | None = None,
     dtype: Any = None,
@@ -135,8 +135,8 @@ def Input(  # noqa: N802 - Keras' name
 
     Examples
     --------
-    >>> Input(shape=(None, 8))
-    <SymbolicTensor shape=(None, None, 8), dtype=float32, name=input_layer>
+    >>> Input(shape=(None, 8), name="steps")
+    <SymbolicTensor shape=(None, None, 8), dtype=float32, name=steps>
     """
     layer = InputLayer(
         shape=shape,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lamella.layers.base import Layer
 
 Shape = tuple[int | None, ...]
 # One shape, or one for each input of a layer that takes several.
@@ -66,6 +69,31 @@ def window_output(
     if padding == "valid":
         return (size - dilation * (window - 1) - 1) // stride + 1
     return -(-size // stride)
+
+
+def window_shape(
+    layer: Layer,
+    input_shape: Shape,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str,
+    dilation: tuple[int, ...],
+) -> Shape:
+    """Return the spatial sizes of a convolution's or a pool's output; raise if a window is too big.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer, if the window does not fit into the input.
+    """
+    sizes = tuple(
+        window_output(size, w, s, padding, d)
+        for size, w, s, d in zip(input_shape[1:-1], window, strides, dilation, strict=True)
+    )
+    if any(size is not None and size < 1 for size in sizes):
+        dilated = f" with dilation {dilation}" if max(dilation) > 1 else ""
+        raise layer.error(f"a window of {window}{dilated} does not fit into {input_shape}")
+    return sizes
 
 
 def transposed_output(

@@ -68,8 +68,8 @@ class SymbolicTensor:
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            f"{self!r} has no values: it is a place in a graph. Apply layers to it, make a Model of "
-            "its inputs and outputs, and call that on arrays"
+            f"{self!r} has no values: it is a place in a graph. Apply layers to it, make a Model "
+            "of its inputs and outputs, and call that on arrays"
         )
 
     def __iter__(self) -> NoReturn:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lamella.layers import Weight
+from lamella.layers.base import Weight
 
 # 16 floats are 64 bytes: a cache line, and the widest vector register.
 _ALIGNMENT = 16
@@ -87,6 +87,11 @@ class FlatBuffer:
         """Undo what happened to the untrained state since `save_state`."""
         if self.state.size:
             np.copyto(self.state, self._saved_state)
+
+
+def flat_size(weights: Iterable[Weight]) -> int:
+    """Return the length of a buffer's `values` for these weights."""
+    return _layout(weight for weight in weights if weight.trainable)[1]
 
 
 def _layout(weights: Iterable[Weight]) -> tuple[list[int], int]:

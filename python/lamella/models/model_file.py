@@ -35,7 +35,7 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 128
 MAX_RANK = 32
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -47,7 +47,6 @@ _DTYPES = {
     "U32": np.dtype("<u4"),
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -94,7 +93,8 @@ def write_model_file(
         The header would be larger than a reader accepts.
     """
     arrays = {
-        name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for name, a in tensors.items()
+        name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<"))
+        for name, a in tensors.items()
     }
     # Wide types first keeps every tensor aligned to its item size.
     order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
@@ -127,7 +127,7 @@ def write_model_file(
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     # reshape: a memoryview of a zero-size or zero-dimensional array cannot be cast to bytes.
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 @contextlib.contextmanager
@@ -198,26 +198,29 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         It is not a well-formed safetensors file of the types NumPy has.
     """
     name = os.fspath(path)
-    # O_NONBLOCK: opening a named pipe must not wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(name, flags)
+        file = open(name, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
     except IsADirectoryError:
         raise ModelFileError(f"{name}: is a directory, not a model file") from None
-    with os.fdopen(descriptor, "rb", buffering=0, closefd=True) as file:
-        status = os.fstat(descriptor)
+    with file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ModelFileError(f"{name}: is not a regular file")
         header = _read_header(file, name, status.st_size)
         data = np.empty(status.st_size - 8 - header[2], np.uint8)
-        _read_exactly(file, memoryview(data), name)
+        _read_exactly(file, data.data, name)
     metadata, entries, _ = header
     data.flags.writeable = False
     tensors = {
         key: data[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
         for key, entry in entries.items()
     }
-    return ModelFile(metadata, tensors, hashlib.sha256(memoryview(data)).hexdigest())
+    return ModelFile(metadata, tensors, hashlib.sha256(data.data).hexdigest())
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_header(

@@ -135,7 +135,7 @@ class AdamW(Adam):
         **unsupported: Any,
     ) -> None:
         if weight_decay is None:
-            raise ValueError("AdamW: weight_decay must be a number >= 0. Received: None")
+            raise ValueError("AdamW: weight_decay expects a number >= 0, got None")
         super().__init__(
             learning_rate,
             beta_1,

@@ -107,14 +107,14 @@ class Optimizer:
             if value != _UNSUPPORTED[argument]:
                 raise ValueError(
                     f"{owner}: {argument} is not supported; leave it at "
-                    f"{_UNSUPPORTED[argument]}. Received: {argument}={value!r}"
+                    f"{_UNSUPPORTED[argument]}, got {value!r}"
                 )
         clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         given = {key: value for key, value in clips.items() if value is not None}
         if len(given) > 1:
             raise ValueError(
-                f"{owner}: only one of clipnorm, clipvalue and global_clipnorm may be given. "
-                f"Received: {given}"
+                f"{owner}: only one of clipnorm, clipvalue and global_clipnorm may be given, "
+                f"got {given}"
             )
         for key, value in given.items():
             clips[key] = arguments.number(owner, key, value, 0, exclude=[0])
@@ -249,15 +249,15 @@ class Optimizer:
         owner = type(self).__name__
         if params.ndim != 1 or params.shape != grads.shape:
             raise ValueError(
-                f"{owner}.apply: flat_params and flat_grads must be 1-D and of one size. "
-                f"Received: shapes {params.shape} and {grads.shape}"
+                f"{owner}.apply: flat_params and flat_grads expect one shape (size,), "
+                f"got shapes {params.shape} and {grads.shape}"
             )
         place = 0
         for start, stop, _ in segments:
             if not place <= start <= stop <= params.size:
                 raise ValueError(
-                    f"{owner}.apply: segments must lie in order within {params.size} parameters. "
-                    f"Received: segments={segments}"
+                    f"{owner}.apply: segments must lie in order within {params.size} parameters, "
+                    f"got segments={segments}"
                 )
             place = stop
         for name in self.slot_names:
@@ -302,22 +302,22 @@ class Optimizer:
         slots = {name: value for name, value in variables.items() if name != "iterations"}
         steps = np.asarray(variables.get("iterations", -1))
         if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
-            raise ValueError(f"{owner}: the state must hold 'iterations', an integer >= 0")
+            raise ValueError(f"{owner}: the state expects 'iterations', an integer >= 0")
         # No slots at all is the state before the first step.
         if slots and set(slots) != set(self.slot_names):
             raise ValueError(
-                f"{owner}: the state must hold {sorted(self.slot_names)}. Received: {sorted(slots)}"
+                f"{owner}: the state expects {sorted(self.slot_names)}, got {sorted(slots)}"
             )
         sizes = {value.shape for value in [*self._slots.values(), *slots.values()]}
         if len(sizes) > 1 or any(len(shape) != 1 for shape in sizes):
             raise ValueError(
-                f"{owner}: the state arrays must be 1-D and of one size. "
-                f"Received: shapes {sorted(sizes)}"
+                f"{owner}: the state expects arrays of one shape (size,), "
+                f"got shapes {sorted(sizes)}"
             )
         if any(value.dtype != np.float32 for value in slots.values()):
             raise ValueError(
-                f"{owner}: the state arrays must be float32. "
-                f"Received: { {name: str(value.dtype) for name, value in slots.items()} }"
+                f"{owner}: the state expects float32 arrays, "
+                f"got { {name: str(value.dtype) for name, value in slots.items()} }"
             )
         self._iterations = int(steps)
         self._slots = {name: np.array(slots[name]) for name in self.slot_names if slots}

@@ -1,0 +1,1 @@
+"""Benchmarks of lamella against PyTorch and ONNX Runtime: ``python -m benchmarks``."""

@@ -1,0 +1,154 @@
+"""Measure lamella against its peers and against the machine; see README.md.
+
+    python -m benchmarks                            everything
+    python -m benchmarks conv2d softmax             these ops
+    python -m benchmarks 'conv2d/3x3*/forward'      cases by pattern
+    python -m benchmarks cnn                        a model: training and prediction
+    python -m benchmarks import                     import time and memory
+
+Results are checked first; then ours and the peer are timed in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import cases, import_time, machine, peers, report
+from benchmarks.harness import QUICK, Protocol, come_to_rest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 1 if a case failed or gave a wrong result."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.selection == ["import"]:
+        repetitions = 3 if options.quick else 20
+        print("\n".join(import_time.table(import_time.measure(repetitions))))
+        return 0
+    try:
+        selected = cases.select(cases.load_cases(), options.selection)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.list:
+        for case in selected:
+            print(case.id)
+        return 0
+    _settle_backend(parser, options)
+    if options.plot:
+        _require_matplotlib(parser)
+    return _measure(selected, _load_peers(parser, options.peer, selected), options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("selection", nargs="*", metavar="CASE", help="an op, a model, or a pattern of --list")
+    add("--device", choices=["cpu"], default="cpu", help="where to run")
+    add(
+        "--peer",
+        choices=[*peers.PEERS, "none"],
+        action="append",
+        help="compare with this one only (may be repeated); default: torch, and for "
+        "predictions onnxruntime too",
+    )
+    add("--threads", type=int, metavar="N", help="threads of each side; default: lamella's")
+    add("--isa", metavar="NAME", help="instruction set of lamella's kernels; default: the best")
+    add("--json", type=Path, metavar="F", help="write the results there")
+    add("--plot", type=Path, metavar="F.png", help="draw the shares of the ceiling there")
+    add("--quick", action="store_true", help="few and short blocks: a check, not a measurement")
+    add("--list", action="store_true", help="print the cases' names and stop")
+    return parser
+
+
+def _settle_backend(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Set instruction set and threads."""
+    try:
+        from lamella import _cpu
+    except ImportError as error:
+        parser.error(f"lamella cannot be imported ({error}): install it, or see README.md")
+    try:
+        if options.isa:
+            _cpu.set_cpu_isa(options.isa)
+        if options.threads is not None:
+            _cpu.set_num_threads(options.threads)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _require_matplotlib(parser: argparse.ArgumentParser) -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        parser.error("--plot needs matplotlib: pip install 'lamella[plot]'")
+
+
+def _load_peers(
+    parser: argparse.ArgumentParser, chosen: list[str] | None, selected: Sequence[cases.Case]
+) -> dict[str, dict[str, ModuleType]]:
+    """The peers of each case by its id, with lamella's number of threads."""
+    from lamella import _cpu
+
+    if chosen and "none" in chosen and len(chosen) > 1:
+        parser.error("--peer none goes with no other peer")
+    wanted = {case.id: tuple(chosen or case.peers) for case in selected}
+    modules: dict[str, ModuleType] = {}
+    for name in dict.fromkeys(name for names in wanted.values() for name in names):
+        if name == "none":
+            continue
+        try:
+            modules[name] = peers.load(name)
+        except ModuleNotFoundError as error:
+            parser.error(str(error))
+        modules[name].set_threads(_cpu.num_threads())
+    return {
+        case: {name: modules[name] for name in names if name in modules}
+        for case, names in wanted.items()
+    }
+
+
+def _measure(
+    selected: Sequence[cases.Case],
+    peers_of: dict[str, dict[str, ModuleType]],
+    options: argparse.Namespace,
+) -> int:
+    from benchmarks.ceilings import Ceilings
+    from benchmarks.runner import run_case
+
+    protocol = QUICK if options.quick else Protocol()
+    modules = {name: module for found in peers_of.values() for name, module in found.items()}
+    about = machine.describe({name: module.VERSION for name, module in modules.items()})
+    come_to_rest()
+    ceilings = Ceilings(protocol.ceiling_seconds)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    title = f"{about['cpu']}, {about['isa']}, {about['threads']} threads"
+    print(f"{title}\n{versions}, commit {about['commit']}")
+    print(f"ceiling: {ceilings.fma:.0f} GFLOP/s fp32 (measured)")
+    table = report.Table(case.id for case in selected)
+    print(table.header())
+    rows: list[report.Row] = []
+    for case in selected:
+        measured = list(run_case(case, peers_of[case.id], ceilings, protocol))
+        for row in measured:
+            print(table.row(row), flush=True)
+        if not measured:
+            print(f"{case.id}: not measured, {' and '.join(peers_of[case.id])} lack it")
+        rows.extend(measured)
+    print("\n".join(["", *report.summary(rows)]))
+    if options.json:
+        report.write_json(options.json, rows, about, ceilings.summary(), asdict(protocol))
+    if options.plot:
+        report.plot(options.plot, rows, title)
+    return int(any(row.problem for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""How fast this machine can be: measured fused multiply-adds and memory bandwidth.
+
+A case cannot be faster than the larger of two floors: its FLOPs at the FMA rate, and its bytes at
+the bandwidth of a working set of the same size (so that what fits a cache is compared with that
+cache). Both are measured with the same threads and instruction set as the case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.work import Work
+
+SUSPECT = 1.03  # a share beyond this: the clock, the ceiling or the amount of work is wrong
+_SMALLEST, _LARGEST = 1 << 16, 1 << 30  # bytes of working set that bandwidth is measured for
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time of a case, and what is counted: "GFLOP" or "GB"."""
+
+    seconds: float
+    unit: str
+    amount: float
+
+
+def _measured_size(working_set: float) -> int:
+    return int(min(max(working_set, _SMALLEST), _LARGEST))
+
+
+class Ceilings:
+    """Measured limits of this machine.
+
+    Parameters
+    ----------
+    seconds : float
+        How long each measurement takes.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        from lamella import _cpu
+
+        self._cpu: Any = _cpu
+        self._seconds = seconds
+        self._bandwidths: dict[int, tuple[float, float]] = {}
+        self.fma: float = _cpu.measure_fma_ceiling(seconds)  # GFLOP/s
+
+    def bandwidth(self, working_set: float) -> tuple[float, float]:
+        """(copy, read) in GB/s for a working set of so many bytes.
+
+        Copying counts what is read plus what is written.
+        """
+        size = _measured_size(working_set)
+        if size not in self._bandwidths:
+            self._bandwidths[size] = self._measure_bandwidth(size)
+        return self._bandwidths[size]
+
+    def _measure_bandwidth(self, size: int) -> tuple[float, float]:
+        return (
+            self._cpu.measure_copy_bandwidth(size // 2, self._seconds / 2),
+            self._cpu.measure_read_bandwidth(size, self._seconds / 2),
+        )
+
+    def measure_again(self, work: Work) -> None:
+        """Measure anew what bounds a case, and keep the better values.
+
+        Other programs can slow a ceiling down, nothing can speed it up.
+        """
+        size = _measured_size(work.bytes_read + work.bytes_written)
+        copy, read = self._measure_bandwidth(size)
+        old_copy, old_read = self.bandwidth(size)
+        self._bandwidths[size] = (max(copy, old_copy), max(read, old_read))
+        self.fma = max(self.fma, self._cpu.measure_fma_ceiling(self._seconds))
+
+    def floor(self, work: Work) -> Floor:
+        """The larger of the two least times.
+
+        As much as is written is copied from what is read; the rest is only read (or, at the rate of
+        a copy, only written).
+        """
+        copy, read = self.bandwidth(work.bytes_read + work.bytes_written)
+        both = min(work.bytes_read, work.bytes_written)
+        memory = (2 * both + work.bytes_written - both) / copy + (work.bytes_read - both) / read
+        memory *= 1e-9
+        compute = work.flops * 1e-9 / self.fma
+        if compute >= memory:
+            return Floor(compute, "GFLOP", work.flops * 1e-9)
+        return Floor(memory, "GB", (work.bytes_read + work.bytes_written) * 1e-9)
+
+    def summary(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {
+            "fma_gflops": self.fma,
+            "bandwidth_gbytes": {
+                str(size): {"copy": copy, "read": read}
+                for size, (copy, read) in sorted(self._bandwidths.items())
+            },
+        }

@@ -1,0 +1,56 @@
+"""lamella's side of every case."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import models
+from benchmarks.cases import Case
+from benchmarks.harness import Side
+
+ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
+    """What lamella runs for a case; `dy` is the gradient that a backward pass starts from."""
+    if case.direction in ("train", "predict"):
+        return models.prepare(case, arrays)
+    if case.direction == "step":
+        return _optimizer_step(case, arrays)
+    from lamella import ops
+
+    op = getattr(ops, case.op)
+    inputs = tuple(arrays.values())
+    options = dict(case.options)
+    if case.direction == "forward":
+        return Side("lamella", lambda: op(*inputs, **options), _first_result)
+    _, pullback = op.vjp(*inputs, needs=case.needs, **options)
+    # batch_norm's other two results, the statistics, have no gradient here.
+    gradients = (dy, None, None) if case.op == "batch_norm" else (dy,)
+    return Side("lamella", lambda: pullback(*gradients), _present)
+
+
+def _first_result(result: Any) -> list[np.ndarray]:
+    return [result[0] if isinstance(result, tuple) else result]
+
+
+def _present(gradients: Any) -> list[np.ndarray]:
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _optimizer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+    if case.op != "adam_":
+        raise ValueError(f"no optimizer step of {case.op!r} is measured; there is adam_")
+    from lamella import ops
+
+    param, grad = arrays["param"].copy(), arrays["grad"]
+    m, v = np.zeros_like(param), np.zeros_like(param)
+    steps = itertools.count(1)
+    run: Callable[[], None] = lambda: ops.adam_(  # noqa: E731
+        param, grad, m, v, None, step=next(steps), **ADAM
+    )
+    return Side("lamella", run, lambda _: [param.copy(), m.copy(), v.copy()])

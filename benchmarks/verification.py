@@ -1,0 +1,132 @@
+"""Whether both sides computed the same, before anything is timed.
+
+An element passes when it differs from the expected one by at most `tolerance(terms)` of the
+largest expected magnitude, `terms` being the number of terms in its sum. Two float32 sums in
+different orders are each off by a random walk of roundings, EPS sqrt(terms) / 2 at the most in
+practice; the bound allows twice that for the pair, and some roundings for what follows the sum.
+Products in bfloat16 or TF32, or a sum that lost a term, are off by a hundred times as much.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.ours import ADAM
+
+EPS = 2.0**-23
+
+
+class WrongResultError(AssertionError):
+    """The two sides do not agree."""
+
+
+def tolerance(terms: int) -> float:
+    """Allowed difference, relative to the largest expected magnitude."""
+    return EPS * (16 + 2 * math.sqrt(terms))
+
+
+def largest_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference over all arrays, each relative to its largest expected magnitude.
+
+    Raises
+    ------
+    WrongResultError
+        The arrays differ in number or shape, or either is not finite.
+    """
+    if len(actual) != len(expected):
+        raise WrongResultError(f"{len(actual)} results, {len(expected)} expected")
+    worst = 0.0
+    for got, want in zip(actual, expected, strict=True):
+        if got.shape != want.shape:
+            raise WrongResultError(f"shape {got.shape}, expected {want.shape}")
+        if not (np.isfinite(got).all() and np.isfinite(want).all()):
+            raise WrongResultError("a result is not finite")
+        scale = float(np.abs(want).max())
+        error = float(np.abs(got - want).max())
+        worst = max(worst, error / scale if scale else error)
+    return worst
+
+
+def check(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], allowed: float) -> float:
+    """The largest error, which `allowed` bounds.
+
+    Raises
+    ------
+    WrongResultError
+        It does not.
+    """
+    error = largest_error(actual, expected)
+    if not error <= allowed:
+        raise WrongResultError(f"off by {error:.2g} of the largest, allowed {allowed:.2g}")
+    return error
+
+
+def needs_reference(case: Case) -> bool:
+    """Whether no peer can be compared with: every library drops out values of its own choice."""
+    return case.op == "dropout"
+
+
+def expected_by_reference(
+    case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None, actual: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """What the float64 reference of the tests computes for a case.
+
+    Dropout's reference takes the mask from the `actual` result.
+
+    Raises
+    ------
+    ValueError
+        The case is a model: the reference knows ops.
+    WrongResultError
+        The dropped share is not that of the rate.
+    """
+    if case.direction in ("train", "predict"):
+        raise ValueError(f"{case.id}: a model is checked against a peer; choose one with --peer")
+    if case.direction == "step":
+        zeros = np.zeros_like(arrays["param"])
+        optimizers = _reference("reference.optimizers")
+        param, m, v, _ = optimizers.adam(
+            arrays["param"], arrays["grad"], zeros, zeros, step=1, **ADAM
+        )
+        return [param, m, v]
+    op = _reference("reference").OPS[case.op]
+    options = dict(case.options)
+    if case.op == "dropout":
+        del options["seed"]
+        options["kept"] = _kept(actual[0], options["rate"])
+    if case.direction == "forward":
+        result = op.forward(*arrays.values(), **options)
+        return [result[0] if isinstance(result, tuple) else result]
+    if case.op == "batch_norm":
+        statistics = np.zeros(dy.shape[-1])
+        gradients = op.backward((dy, statistics, statistics), *arrays.values(), **options)
+    else:
+        gradients = op.backward(dy, *arrays.values(), **options)
+    return [g for g, needed in zip(gradients, case.needs, strict=True) if needed]
+
+
+def _kept(result: np.ndarray, rate: float) -> np.ndarray:
+    kept = result != 0
+    deviation = math.sqrt(rate * (1 - rate) / kept.size)
+    if abs(kept.mean() - (1 - rate)) > 5 * deviation:
+        raise WrongResultError(f"{kept.mean():.2%} of the values kept at a rate of {rate}")
+    return kept
+
+
+@functools.cache
+def _reference(module: str) -> ModuleType:
+    """The tests' reference package, which lies in no installed one."""
+    import importlib
+
+    tests = str(Path(__file__).resolve().parent.parent / "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+    return importlib.import_module(module)

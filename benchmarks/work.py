@@ -1,0 +1,249 @@
+"""What a case costs at least: floating-point operations, and bytes that have to move.
+
+Conventions. A product and its sum are 2 FLOPs. A convolution has 2 N OH OW F KH KW C/groups, each
+of its two large gradients as many again (a gradient not asked for is not counted); biases and
+activations count nothing. Bytes: every array that has to be read or written, once, whatever an
+algorithm really does. Pointwise work (exp, comparisons) counts nothing: such ops are measured
+against memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.cases import Case
+
+Shape = tuple[int, ...]
+
+
+class Work(NamedTuple):
+    """`terms` is the number of products or terms in the longest sum, for the tolerance."""
+
+    flops: float
+    bytes_read: float
+    bytes_written: float
+    terms: int
+
+
+class _Op(NamedTuple):
+    """How an op's cost follows from its shapes."""
+
+    result: Callable[[Case], Shape]
+    flops: Callable[[Case], float] = lambda case: 0.0  # of the forward pass
+    terms: Callable[[Case], tuple[int, int]] = lambda case: (1, 1)  # forward, backward
+    saved: tuple[str, ...] = ()  # besides dy, what the backward pass has to read ("y": the result)
+
+
+def result_shape(case: Case) -> Shape:
+    """Shape of the op's (first) result, which is that of its gradient dy."""
+    return _OPS[case.op].result(case)
+
+
+def work(case: Case) -> Work:
+    """The least a case can cost."""
+    if case.op == "cnn":
+        return _cnn(case)
+    if case.op == "adam_":
+        (size,) = case.shape("param")
+        return Work(0.0, 16.0 * size, 12.0 * size, 1)
+    op = _OPS[case.op]
+    result = 4.0 * math.prod(op.result(case))
+    bytes_of = {
+        name: (4.0 if a.below is None else 8.0) * math.prod(a.shape)
+        for name, a in case.arguments.items()
+    }
+    forward_terms, backward_terms = op.terms(case)
+    if case.direction == "forward":
+        return Work(op.flops(case), sum(bytes_of.values()), result, forward_terms)
+    read = result + sum(result if name == "y" else bytes_of.get(name, 0) for name in op.saved)
+    wanted = dict(zip(case.arguments, case.needs, strict=True))
+    written = sum(bytes_of[name] for name, needed in wanted.items() if needed)
+    large = sum(wanted.get(name, False) for name in ("x", "kernel", "a", "b"))
+    return Work(large * op.flops(case), read, written, backward_terms)
+
+
+# -- results ----------------------------------------------------------------------------------
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _windows(size: int, taps: int, stride: int, dilation: int, padding: Any) -> int:
+    """Number of windows along one axis; padding is "same", "valid" or a number for each side."""
+    if padding == "same":
+        return -(-size // stride)
+    around = 0 if padding == "valid" else padding
+    return (size + 2 * around - (taps - 1) * dilation - 1) // stride + 1
+
+
+def _image_windows(case: Case, sizes: tuple[int, int], strides: Any) -> tuple[int, int]:
+    _, height, width, _ = case.shape("x")
+    strides, dilations = _pair(strides), _pair(case.options.get("dilation", 1))
+    padding = _pair(case.options["padding"]) if "padding" in case.options else ("valid",) * 2
+    if isinstance(case.options.get("padding"), str):
+        padding = (case.options["padding"],) * 2
+    rows, columns = map(_windows, (height, width), sizes, strides, dilations, padding)
+    return rows, columns
+
+
+def _conv2d_result(case: Case) -> Shape:
+    kernel = case.shape("kernel")
+    windows = _image_windows(case, kernel[:2], case.options.get("strides", 1))
+    return (case.shape("x")[0], *windows, kernel[-1])
+
+
+def _conv1d_result(case: Case) -> Shape:
+    count, length, _ = case.shape("x")
+    taps, _, filters = case.shape("kernel")
+    option = case.options.get
+    windows = _windows(
+        length, taps, option("strides", 1), option("dilation", 1), option("padding", "valid")
+    )
+    return (count, windows, filters)
+
+
+def _conv2d_transpose_result(case: Case) -> Shape:
+    count, height, width, _ = case.shape("x")
+    taps_h, taps_w, filters, _ = case.shape("kernel")
+    stride_h, stride_w = _pair(case.options.get("strides", 1))
+    crop_h, crop_w = _pair(case.options.get("padding", 0))
+    rows = (height - 1) * stride_h - 2 * crop_h + taps_h
+    columns = (width - 1) * stride_w - 2 * crop_w + taps_w
+    return (count, rows, columns, filters)
+
+
+def _pool_result(case: Case) -> Shape:
+    pool = case.options.get("pool_size", 2)
+    windows = _image_windows(case, _pair(pool), case.options.get("strides", pool))
+    return (case.shape("x")[0], *windows, case.shape("x")[-1])
+
+
+def _same(argument: str) -> Callable[[Case], Shape]:
+    return lambda case: case.shape(argument)
+
+
+# -- FLOPs and lengths of sums -----------------------------------------------------------------
+
+
+def _convolution_flops(case: Case) -> float:
+    result, kernel = _OPS[case.op].result(case), case.shape("kernel")
+    return 2.0 * math.prod(result) * math.prod(kernel[:-1])
+
+
+def _convolution_terms(case: Case) -> tuple[int, int]:
+    result, kernel = _OPS[case.op].result(case), case.shape("kernel")
+    positions = math.prod(result[:-1])  # summed in the kernel's gradient
+    return math.prod(kernel[:-1]), max(positions, math.prod(kernel[:-2]) * kernel[-1])
+
+
+def _transpose_flops(case: Case) -> float:
+    return 2.0 * math.prod(case.shape("x")) * math.prod(case.shape("kernel")[:-1])
+
+
+def _transpose_terms(case: Case) -> tuple[int, int]:
+    taps_h, taps_w, filters, channels = case.shape("kernel")
+    positions = math.prod(case.shape("x")[:-1])
+    return taps_h * taps_w * channels, max(positions, taps_h * taps_w * filters)
+
+
+def _dense_flops(case: Case) -> float:
+    return 2.0 * math.prod(case.shape("x")) * case.shape("kernel")[-1]
+
+
+def _dense_terms(case: Case) -> tuple[int, int]:
+    features, units = case.shape("kernel")
+    return features, max(math.prod(case.shape("x")[:-1]), units)
+
+
+def _matmul_flops(case: Case) -> float:
+    return 2.0 * math.prod(case.shape("a")) * case.shape("b")[-1]
+
+
+def _matmul_terms(case: Case) -> tuple[int, int]:
+    (rows, depth), (_, columns) = case.shape("a"), case.shape("b")
+    return depth, max(rows, columns)
+
+
+def _pool_terms(case: Case) -> tuple[int, int]:
+    area = math.prod(_pair(case.options.get("pool_size", 2)))
+    return area, area
+
+
+def _image_terms(case: Case) -> tuple[int, int]:
+    _, height, width, _ = case.shape("x")
+    return height * width, 1
+
+
+def _row_terms(argument: str) -> Callable[[Case], tuple[int, int]]:
+    return lambda case: (case.shape(argument)[-1],) * 2
+
+
+def _column_terms(case: Case) -> tuple[int, int]:
+    return (math.prod(case.shape("x")[:-1]),) * 2
+
+
+_PRODUCT = ("x", "kernel")
+_OPS: dict[str, _Op] = {
+    "matmul": _Op(
+        lambda case: (case.shape("a")[0], case.shape("b")[1]),
+        _matmul_flops,
+        _matmul_terms,
+        ("a", "b"),
+    ),
+    "dense": _Op(
+        lambda case: (*case.shape("x")[:-1], case.shape("kernel")[-1]),
+        _dense_flops,
+        _dense_terms,
+        _PRODUCT,
+    ),
+    "conv2d": _Op(_conv2d_result, _convolution_flops, _convolution_terms, _PRODUCT),
+    "conv1d": _Op(_conv1d_result, _convolution_flops, _convolution_terms, _PRODUCT),
+    "conv2d_transpose": _Op(_conv2d_transpose_result, _transpose_flops, _transpose_terms, _PRODUCT),
+    "max_pool2d": _Op(_pool_result, terms=_pool_terms),
+    "avg_pool2d": _Op(_pool_result, terms=_pool_terms),
+    "global_avg_pool2d": _Op(
+        lambda case: (case.shape("x")[0], case.shape("x")[-1]), terms=_image_terms
+    ),
+    "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
+    "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
+    "relu": _Op(_same("x"), saved=("x",)),
+    "gelu": _Op(_same("x"), saved=("x",)),
+    "dropout": _Op(_same("x")),
+    "add": _Op(_same("a")),
+    "sparse_categorical_crossentropy": _Op(
+        lambda case: case.shape("y_pred")[:1],
+        terms=_row_terms("y_pred"),
+        saved=("y_pred", "labels"),
+    ),
+}
+
+
+# -- the article's CNN -------------------------------------------------------------------------
+
+
+def _cnn(case: Case) -> Work:
+    """Two 3x3 convolutions and pools, two dense layers; training computes no gradient of x."""
+    count, height, width, _ = case.shape("x")
+    flops, first, terms = 0.0, 0.0, 1
+    for layer in (1, 2):
+        kernel = case.shape(f"kernel_{layer}")
+        height, width = height - kernel[0] + 1, width - kernel[1] + 1
+        layer_flops = 2.0 * count * height * width * math.prod(kernel)
+        first = first or layer_flops
+        terms = max(terms, count * height * width)
+        flops += layer_flops
+        height, width = height // 2, width // 2
+    flops += sum(2.0 * count * math.prod(case.shape(f"kernel_{layer}")) for layer in (3, 4))
+    weights = sum(
+        4.0 * math.prod(argument.shape)
+        for name, argument in case.arguments.items()
+        if name not in ("x", "labels")
+    )
+    images = 4.0 * math.prod(case.shape("x"))
+    if case.direction == "predict":
+        return Work(flops, weights + images, 40.0 * count, case.shape("kernel_3")[0])
+    # Adam reads weights, gradients and two slots, and writes all but the gradients.
+    return Work(3 * flops - first, 4 * weights + images, 3 * weights, terms)

@@ -1,0 +1,58 @@
+// The one microkernel family behind dense, convolution and the products inside other ops:
+//
+//   C[r][j] = (bias[j] | C[r][j] | 0) + sum over segments s, sum over k < length_s of
+//             A_s(r, k) * B[b_s + k * b_stride + j]          0 <= r < rows, 0 <= j < columns
+//
+// kept in registers from the first term to the last: `rows` broadcasts of A times `vectors` vectors
+// of B are rows * vectors independent FMA chains. A segment is a run of the reduction over which A
+// and B are both regular: one for a plain product, one a filter row for a convolution.
+//
+// A comes in four forms, so that nothing has to be rearranged in memory first:
+//   rows     A_s(r, k) = a[r][a_s + k]             row-major matrix, convolution input
+//   columns  A_s(r, k) = a[0][a_s + k * a_step + r]   transposed matrix, weight gradient
+//   gather   A_s(r, k) = a[r][a_s + k * a_step]    weight gradient with few channels
+//   table    A(r, k)   = a[r][a_table[k]]          convolution with few channels; one segment
+//
+// B is read in whole vectors: the caller sees to it that vectors * width columns are readable.
+// C is written only in its `columns` columns.
+#pragma once
+
+#include "simd/vec.h"
+
+namespace lamella::LAMELLA_ISA {
+
+// Register tiles: 12 x 2 vectors fill 24 of 32 registers, 6 x 2 fill 12 of 16; the rest holds the
+// vectors of B and a broadcast of A. Fewer rows take 4 vectors, to keep enough chains going.
+constexpr int max_tile_rows = Float::registers == 32 ? 12 : 6;
+constexpr int wide_tile_rows = Float::registers == 32 ? 6 : 2;  // up to here 4 vectors fit
+constexpr int max_tile_vectors = 4;
+
+enum class Form { rows, columns, gather, table };
+
+struct Segment {
+  std::int64_t a;       // offset in floats, added to every row of A
+  std::int64_t b;       // offset in floats into B
+  std::int64_t length;  // terms
+};
+
+struct Tile {
+  const float* const* a;
+  std::int64_t a_step;
+  const std::int32_t* a_table;
+  const Segment* segments;
+  std::int64_t segment_count;
+  const float* b;
+  std::int64_t b_stride;
+  float* const* c;
+  std::int64_t columns;
+  const float* bias;  // null: none. Ignored when accumulate is set.
+  bool accumulate;
+  bool relu;  // C = max(C, 0) at the end
+};
+
+using TileKernel = void (*)(const Tile&);
+
+// 1 <= rows <= max_tile_rows; vectors is 1, 2 or (rows <= wide_tile_rows) 4.
+TileKernel tile_kernel(Form form, std::int64_t rows, int vectors);
+
+}  // namespace lamella::LAMELLA_ISA

@@ -1,0 +1,122 @@
+#include "ops/ceiling/ceiling.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/arguments.h"
+#include "core/parallel.h"
+
+namespace lamella {
+namespace {
+
+constexpr double shortest_run = 1e-3;  // seconds: waking the threads then counts for little
+
+double seconds_option(const char* op, py::handle object) {
+  const double seconds = real_option(op, "seconds", object);
+  if (!(seconds > 0.0 && seconds <= 60.0)) {
+    throw ValueError(message(op, ": seconds must lie in (0, 60], got ", seconds));
+  }
+  return seconds;
+}
+
+// The best rate of `amount` per second over runs of run(passes), repeated for so many seconds.
+// Whatever else the machine does can only lower a rate.
+template <class Run>
+double best_rate(double seconds, double amount, const Run& run) {
+  using Clock = std::chrono::steady_clock;
+  const auto elapsed = [](Clock::time_point since) {
+    return std::chrono::duration<double>(Clock::now() - since).count();
+  };
+  const Clock::time_point began = Clock::now();
+  double best = 0.0;
+  std::int64_t passes = 1;
+  do {
+    const Clock::time_point start = Clock::now();
+    run(passes);
+    const double duration = elapsed(start);
+    if (duration < shortest_run) {
+      passes *= 2;
+    } else {
+      best = std::max(best, amount * static_cast<double>(passes) / duration);
+    }
+  } while (best == 0.0 || elapsed(began) < seconds);
+  return best;
+}
+
+double measure_fma_ceiling(py::object seconds_) {
+  const char* op = "measure_fma_ceiling";
+  const double seconds = seconds_option(op, seconds_);
+  py::gil_scoped_release release;
+  const ceiling::Kernels& kernels = ceiling::kernels();
+  const int threads = num_threads();
+  constexpr std::int64_t steps = 4096;
+  const Scratch<float> sums(op, threads * ceiling::sum_stride);
+  const double flops = static_cast<double>(kernels.fma_flops_per_step * steps * threads);
+  return best_rate(seconds, flops,
+                   [&](std::int64_t passes) {
+                     kernels.fma(threads, passes * steps, 0.5f, 1.0f, sums.get());
+                   }) *
+         1e-9;
+}
+
+// Floats of one thread's part of an array of so many bytes, a multiple of 64.
+std::int64_t part_of(const char* op, py::handle bytes_) {
+  const std::int64_t bytes = positive_int_option(op, "bytes", bytes_);
+  const std::int64_t part = bytes / 4 / num_threads() / 64 * 64;
+  if (part == 0) {
+    throw ValueError(message(op, ": bytes must be at least 256 for each of the ", num_threads(),
+                             " threads, got ", bytes));
+  }
+  return part;
+}
+
+double measure_read_bandwidth(py::object bytes, py::object seconds_) {
+  const char* op = "measure_read_bandwidth";
+  const double seconds = seconds_option(op, seconds_);
+  const std::int64_t part = part_of(op, bytes);
+  py::gil_scoped_release release;
+  const int threads = num_threads();
+  const Scratch<float> x(op, part * threads);
+  const Scratch<float> sums(op, threads * ceiling::sum_stride);
+  std::fill_n(x.get(), part * threads, 1.0f);
+  return best_rate(seconds, 4.0 * static_cast<double>(part * threads),
+                   [&](std::int64_t passes) {
+                     ceiling::kernels().read(threads, part, passes, x.get(), sums.get());
+                   }) *
+         1e-9;
+}
+
+double measure_copy_bandwidth(py::object bytes, py::object seconds_) {
+  const char* op = "measure_copy_bandwidth";
+  const double seconds = seconds_option(op, seconds_);
+  const std::int64_t part = part_of(op, bytes);
+  py::gil_scoped_release release;
+  const int threads = num_threads();
+  const Scratch<float> x(op, part * threads);
+  const Scratch<float> y(op, part * threads);
+  std::fill_n(x.get(), part * threads, 1.0f);
+  std::fill_n(y.get(), part * threads, 0.0f);
+  const double moved = 8.0 * static_cast<double>(part * threads);
+  const auto rate = [&](bool by_library) {
+    return best_rate(seconds / 2, moved, [&](std::int64_t passes) {
+      ceiling::kernels().copy(threads, part, passes, by_library, x.get(), y.get());
+    });
+  };
+  return std::max(rate(false), rate(true)) * 1e-9;
+}
+
+}  // namespace
+
+void bind_ceiling(py::module_& module) {
+  module.def("measure_fma_ceiling", &measure_fma_ceiling, py::arg("seconds"),
+             "GFLOP/s of fused multiply-adds in registers: the best run in so many seconds, with "
+             "all threads and the instruction set in use.");
+  module.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("bytes"),
+             py::arg("seconds"), "GB/s at which an array of so many bytes is read, likewise.");
+  module.def("measure_copy_bandwidth", &measure_copy_bandwidth, py::arg("bytes"),
+             py::arg("seconds"),
+             "GB/s read plus written (twice the copy's size) when an array of so many bytes is "
+             "copied, likewise.");
+}
+
+}  // namespace lamella

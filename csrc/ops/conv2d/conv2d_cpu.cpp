@@ -1,0 +1,322 @@
+// Convolution and input gradient as sums over taps: products of the image, read in place through
+// row pointers, with panels of the kernel.
+#include "core/memory_pool.h"
+#include "gemm/bias_gradient.h"
+#include "gemm/gemm.h"
+#include "gemm/tile.h"
+#include "ops/conv2d/conv2d_phases.h"
+#include "ops/conv2d/conv2d_taps.h"
+#include "simd/task.h"
+
+namespace lamella::LAMELLA_ISA {
+namespace {
+
+using conv2d::Problem;
+
+// Outputs a task: enough that each pass over the kernel's panels is used often.
+constexpr std::int64_t block_pixels = 384;
+constexpr std::int64_t block_floats = 128 << 10;
+// Terms of the reduction between two visits of the result: a panel of so many rows stays in L1.
+constexpr std::int64_t max_terms = 288;
+// Runs shorter than this are read through a table of offsets instead of segment by segment.
+constexpr std::int64_t short_run = 16;
+constexpr std::int64_t max_table = 512;
+// The table form keeps one address a row in general registers.
+constexpr std::int64_t table_tile_rows = max_tile_rows < 8 ? max_tile_rows : 8;
+
+// Where the results of one sum over taps lie.
+struct Target {
+  float* data;
+  float* pre_activation;  // same layout, or null
+  std::int64_t pixel, row, image;
+};
+
+struct TapSum {
+  const float* x;
+  std::int64_t batch;
+  TapAxis h, w;
+  std::int64_t channels;  // of x
+  std::int64_t groups;
+  std::int64_t run;      // channels of x a group
+  std::int64_t columns;  // channels of the result a group
+  // [group][panel][tap][run][width]; or the kernel in place: `kernel_row` floats from term to term,
+  // group after group, panel after panel within a row.
+  const float* kernel;
+  bool packed;
+  std::int64_t kernel_row;
+  const float* bias;
+  Activation activation;
+  Target y;
+};
+
+int vectors_for(std::int64_t columns) { return columns <= Float::width ? 1 : 2; }
+
+class TapSumRunner {
+ public:
+  explicit TapSumRunner(const TapSum& s)
+      : s_(s),
+        vectors_(vectors_for(s.columns)),
+        width_(vectors_ * Float::width),
+        panels_(ceil_div(s.columns, width_)),
+        terms_(s.h.count * s.w.count * s.run) {
+    merged_ = s.groups == 1 && consecutive(s.w);
+    run_ = merged_ ? s.w.count * s.run : s.run;
+    runs_ = merged_ ? s.h.count : s.h.count * s.w.count;
+    const std::int64_t x_row = max_i(s.w.input, s.w.span(0, s.w.output)) * s.channels;
+    use_table_ = run_ < short_run && terms_ <= max_table &&
+                 s.h.span(0, 1) * x_row < (std::int64_t{1} << 31);
+    cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, block_pixels, block_floats);
+    // More tasks where there are few blocks: the panels are shared out too.
+    panel_groups_ = 1;
+    while (cut_.count * panel_groups_ < 8 && panel_groups_ * 2 <= panels_ &&
+           cut_pixels() * terms_ * width_ * panels_ / panel_groups_ > (1 << 18)) {
+      panel_groups_ *= 2;
+    }
+  }
+
+  void run() {
+    const std::int64_t window = window_floats(cut_, s_.h, s_.w, s_.channels);
+    const std::int64_t pixels = cut_pixels();
+    chunks_ = use_table_ ? 1 : max_i(1, ceil_div(terms_, max_terms));
+    chunk_terms_ = ceil_div(terms_, chunks_);
+    const std::int64_t tasks = cut_.count * panel_groups_;
+    const bool serial = s_.batch * s_.h.output * s_.w.output * terms_ * s_.columns * s_.groups <
+                        (128 << 10);
+    const int slots = serial ? 1 : num_threads();
+    const Scratch<float> windows("conv2d", window * slots);
+    const Scratch<std::int64_t> offsets("conv2d", 2 * pixels * slots);
+    // A run may be cut by the end of a chunk: at most one more piece on either side.
+    const Scratch<Segment> segments("conv2d", (runs_ + 2) * slots);
+    const Scratch<std::int32_t> table("conv2d", use_table_ ? terms_ * slots : 0);
+    parallel_for_slots(tasks, slots, [&](std::int64_t index, int slot) {
+      const Block block =
+          block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
+      if (block.rows <= 0) return;
+      const Work work = {open_window(s_.x, s_.h, s_.w, s_.channels, block,
+                                     windows.get() + slot * window),
+                         offsets.get() + slot * 2 * pixels,
+                         offsets.get() + slot * 2 * pixels + pixels,
+                         block.images * block.rows * s_.w.output,
+                         segments.get() + slot * (runs_ + 2),
+                         table.get() + slot * terms_};
+      run_block(block, work, index % panel_groups_);
+    });
+  }
+
+ private:
+  struct Work {
+    Window window;
+    std::int64_t* x_offset;  // of each pixel of the block, in the window
+    std::int64_t* y_offset;  // in the result
+    std::int64_t pixels;
+    Segment* segments;
+    std::int32_t* table;
+  };
+
+  std::int64_t cut_pixels() const { return cut_.images * cut_.rows * s_.w.output; }
+
+  void run_block(const Block& block, const Work& work, std::int64_t panel_group) const {
+    std::int64_t pixel = 0;
+    for (std::int64_t n = 0; n < block.images; ++n) {
+      for (std::int64_t i = 0; i < block.rows; ++i) {
+        const std::int64_t x = n * work.window.image + i * s_.h.step * work.window.row;
+        const std::int64_t y = (block.image + n) * s_.y.image + (block.row + i) * s_.y.row;
+        for (std::int64_t j = 0; j < s_.w.output; ++j, ++pixel) {
+          work.x_offset[pixel] = x + j * s_.w.step * work.window.pixel;
+          work.y_offset[pixel] = y + j * s_.y.pixel;
+        }
+      }
+    }
+    if (use_table_) fill_table(work);
+    const std::int64_t panel_begin = panel_group * panels_ / panel_groups_;
+    const std::int64_t panel_end = (panel_group + 1) * panels_ / panel_groups_;
+    for (std::int64_t group = 0; group < s_.groups; ++group) {
+      for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        const std::int64_t begin = chunk * chunk_terms_;
+        const std::int64_t end = min_i(terms_, begin + chunk_terms_);
+        const std::int64_t segments = fill_segments(work, begin, end);
+        for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
+          run_panel(work, group, panel, begin, segments, chunk == 0, chunk == chunks_ - 1);
+        }
+      }
+    }
+  }
+
+  std::int64_t run_offset(const Work& work, std::int64_t r) const {
+    const std::int64_t p = merged_ ? r : r / s_.w.count;
+    const std::int64_t q = merged_ ? 0 : r % s_.w.count;
+    return (s_.h.offset[p] - s_.h.first()) * work.window.row +
+           (s_.w.offset[q] - s_.w.first()) * work.window.pixel;
+  }
+
+  void fill_table(const Work& work) const {
+    for (std::int64_t k = 0; k < terms_; ++k) {
+      work.table[k] = static_cast<std::int32_t>(run_offset(work, k / run_) + k % run_);
+    }
+  }
+
+  // The pieces of the runs that lie in terms [begin, end).
+  std::int64_t fill_segments(const Work& work, std::int64_t begin, std::int64_t end) const {
+    const std::int64_t row = s_.packed ? width_ : s_.kernel_row;
+    if (use_table_) {
+      work.segments[0] = {0, 0, terms_};
+      return 1;
+    }
+    std::int64_t count = 0;
+    for (std::int64_t k = begin; k < end;) {
+      const std::int64_t r = k / run_;
+      const std::int64_t length = min_i((r + 1) * run_, end) - k;
+      work.segments[count++] = {run_offset(work, r) + k % run_, (k - begin) * row, length};
+      k += length;
+    }
+    return count;
+  }
+
+  void run_panel(const Work& work, std::int64_t group, std::int64_t panel, std::int64_t begin,
+                 std::int64_t segments, bool first, bool last) const {
+    const std::int64_t j = panel * width_;
+    const std::int64_t channel = group * s_.columns + j;
+    float* const result = s_.y.pre_activation != nullptr ? s_.y.pre_activation : s_.y.data;
+    const bool relu = s_.activation.kind == Kind::relu && result == s_.y.data;
+    const bool activate_after = last && !relu && s_.activation.kind != Kind::linear;
+    Tile t;
+    t.a_step = 1;
+    t.a_table = work.table;
+    t.segments = work.segments;
+    t.segment_count = segments;
+    if (s_.packed) {
+      t.b = s_.kernel + ((group * panels_ + panel) * terms_ + begin) * width_;
+      t.b_stride = width_;
+    } else {
+      t.b = s_.kernel + begin * s_.kernel_row + channel;
+      t.b_stride = s_.kernel_row;
+    }
+    t.columns = min_i(width_, s_.columns - j);
+    t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
+    t.accumulate = !first;
+    t.relu = relu && last;
+    const int vectors = vectors_for(t.columns);
+    const std::int64_t most = use_table_ ? table_tile_rows : max_tile_rows;
+    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, most));
+    const Form form = use_table_ ? Form::table : Form::rows;
+    const TileKernel kernel = tile_kernel(form, tile, vectors);
+    const float* a[max_tile_rows];
+    float* c[max_tile_rows];
+    t.a = a;
+    t.c = c;
+    for (std::int64_t pixel = 0; pixel < work.pixels; pixel += tile) {
+      const std::int64_t rows = min_i(tile, work.pixels - pixel);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        a[r] = work.window.data + group * s_.run + work.x_offset[pixel + r];
+        c[r] = result + work.y_offset[pixel + r] + channel;
+      }
+      (rows == tile ? kernel : tile_kernel(form, rows, vectors))(t);
+      if (!activate_after) continue;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        float* y = s_.y.data + work.y_offset[pixel + r] + channel;
+        if (result != s_.y.data) {
+          std::memcpy(y, c[r], static_cast<std::size_t>(t.columns) * sizeof(float));
+        }
+        activate_row(s_.activation, y, t.columns);
+      }
+    }
+  }
+
+  TapSum s_;
+  int vectors_;
+  std::int64_t width_, panels_, terms_;
+  bool merged_, use_table_;
+  std::int64_t run_, runs_;
+  std::int64_t chunks_ = 1, chunk_terms_ = 0;
+  Blocks cut_;
+  std::int64_t panel_groups_;
+};
+
+void correlate(const Problem& p, const float* x, const float* kernel, const conv2d::Output& y) {
+  if (p.depthwise()) return depthwise_correlate(p, x, kernel, y);
+  const Scratch<std::int64_t> offsets("conv2d", p.height.kernel + p.width.kernel);
+  TapSum s;
+  s.x = x;
+  s.batch = p.batch;
+  s.h = forward_axis(p.height, offsets.get());
+  s.w = forward_axis(p.width, offsets.get() + p.height.kernel);
+  s.channels = p.channels;
+  s.groups = p.groups;
+  s.run = p.channels / p.groups;
+  s.columns = p.filters / p.groups;
+  s.bias = y.bias;
+  s.activation = y.activation;
+  s.y = {y.data, y.pre_activation, p.filters, p.width.output * p.filters,
+         p.height.output * p.width.output * p.filters};
+  const std::int64_t terms = p.taps() * s.run;
+  const std::int64_t width = vectors_for(s.columns) * Float::width;
+  const std::int64_t panels = ceil_div(s.columns, width);
+  // A few outputs would not repay the copy of the kernel.
+  s.packed = s.columns % width != 0 || p.batch * p.height.output * p.width.output > 256;
+  s.kernel_row = p.filters;
+  const Scratch<float> packed("conv2d", s.packed ? p.groups * panels * terms * width : 0);
+  if (s.packed) {
+    parallel_for(p.groups * panels, [&](std::int64_t i) {
+      const std::int64_t j = i % panels * width;
+      pack_panel({kernel, p.filters, 1}, terms, i / panels * s.columns + j,
+                 min_i(width, s.columns - j), width, packed.get() + i * terms * width);
+    });
+  }
+  s.kernel = s.packed ? packed.get() : kernel;
+  TapSumRunner(s).run();
+}
+
+void input_gradient(const Problem& p, const float* dz, const float* kernel,
+                    const conv2d::Output& dx) {
+  if (p.depthwise()) return depthwise_input_gradient(p, dz, kernel, dx);
+  const std::int64_t channels = p.channels / p.groups;  // of dx a group
+  const std::int64_t filters = p.filters / p.groups;
+  const std::int64_t width = vectors_for(channels) * Float::width;
+  const std::int64_t panels = ceil_div(channels, width);
+  const Scratch<std::int64_t> offsets("conv2d", 2 * (p.height.kernel + p.width.kernel));
+  const Scratch<float> packed("conv2d", p.groups * panels * p.taps() * filters * width);
+  for_each_phase(p, offsets.get(), [&](const Phase& h, const Phase& w) {
+    TapSum s;
+    s.x = dz;
+    s.batch = p.batch;
+    s.h = h.axis;
+    s.w = w.axis;
+    s.channels = p.filters;
+    s.groups = p.groups;
+    s.run = filters;
+    s.columns = channels;
+    s.bias = dx.bias;
+    s.activation = dx.activation;
+    const std::int64_t row = p.width.input * p.channels;
+    const std::int64_t first = h.residue * row + w.residue * p.channels;
+    s.y = {dx.data + first, dx.pre_activation == nullptr ? nullptr : dx.pre_activation + first,
+           p.width.stride * p.channels, p.height.stride * row, p.height.input * row};
+    s.packed = true;
+    s.kernel_row = 0;
+    s.kernel = packed.get();
+    const std::int64_t taps = h.axis.count * w.axis.count;
+    parallel_for(p.groups * panels, [&](std::int64_t i) {
+      const std::int64_t group = i / panels;
+      const std::int64_t j = i % panels * width;
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        const std::int64_t k = h.tap[tap / w.axis.count] * p.width.kernel + w.tap[tap % w.axis.count];
+        // (channels, filters) of this tap, read transposed.
+        const float* from = kernel + k * channels * p.filters + group * filters;
+        pack_panel({from, 1, p.filters}, filters, j, min_i(width, channels - j), width,
+                   packed.get() + (i * taps + tap) * filters * width);
+      }
+    });
+    TapSumRunner(s).run();
+  });
+}
+
+}  // namespace
+}  // namespace lamella::LAMELLA_ISA
+
+namespace lamella::conv2d::LAMELLA_ISA {
+
+namespace kernel = lamella::LAMELLA_ISA;
+extern const Kernels kernels = {kernel::correlate, kernel::input_gradient,
+                                kernel::kernel_gradient, kernel::bias_gradient};
+
+}  // namespace lamella::conv2d::LAMELLA_ISA

@@ -1,0 +1,56 @@
+#include <pybind11/stl.h>
+
+#include "core/arguments.h"
+#include "core/overlap.h"
+#include "core/philox.h"
+#include "ops/dropout/dropout.h"
+
+namespace lamella {
+namespace {
+
+constexpr const char* op = "dropout";
+
+dropout::Mask mask_options(py::handle rate_, py::handle seed) {
+  const double rate = real_option(op, "rate", rate_);
+  if (!(rate >= 0.0 && rate < 1.0)) {
+    throw ValueError(message(op, ": rate must lie in [0, 1), got ", rate));
+  }
+  return {seed_option(op, "seed", seed), dropout_threshold(rate),
+          static_cast<float>(1.0 / (1.0 - rate))};
+}
+
+py::array_t<float> forward(py::object x_, py::object rate, py::object seed) {
+  const dropout::Mask mask = mask_options(rate, seed);
+  const FloatInput x = float_input(op, "x", x_);
+  py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  float* out = y.mutable_data();
+  {
+    py::gil_scoped_release release;
+    dropout::kernels().apply(mask, x.size, x.data, out);
+  }
+  return y;
+}
+
+py::object backward(py::object dy_, const Shape& shape, py::object rate, py::object seed,
+                    py::object out) {
+  const dropout::Mask mask = mask_options(rate, seed);
+  const FloatInput dy = float_input(op, "dy", dy_);
+  expect_shape(op, "dy", dy, shape);
+  Output dx = output_array(op, "out", out, shape);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  {
+    py::gil_scoped_release release;
+    dropout::kernels().apply(mask, dy.size, dy.data, dx.data);
+  }
+  return dx.array;
+}
+
+}  // namespace
+
+void bind_dropout(py::module_& module) {
+  module.def("dropout_forward", &forward, py::arg("x"), py::arg("rate"), py::arg("seed"));
+  module.def("dropout_backward", &backward, py::arg("dy"), py::arg("shape"), py::arg("rate"),
+             py::arg("seed"), py::arg("out") = py::none());
+}
+
+}  // namespace lamella

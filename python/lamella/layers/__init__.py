@@ -1,0 +1,100 @@
+"""Layers by Keras 3's names, arguments, weight shapes and weight order.
+
+>>> from lamella import layers
+>>> x = layers.Input((28, 28, 1))
+>>> y = layers.Conv2D(32, 3, activation="relu")(x)
+>>> layers.Flatten()(layers.MaxPooling2D()(y)).shape
+(None, 5408)
+"""
+
+from __future__ import annotations
+
+from lamella.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
+from lamella.layers.base import Layer
+from lamella.layers.convolutional import Conv1D, Conv2D, DepthwiseConv2D
+from lamella.layers.core import Dense
+from lamella.layers.graph import Input, InputLayer
+from lamella.layers.merging import Add, Average, Concatenate, Multiply
+from lamella.layers.normalization import BatchNormalization
+from lamella.layers.pooling import (
+    AveragePooling1D,
+    AveragePooling2D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    MaxPooling1D,
+    MaxPooling2D,
+)
+from lamella.layers.regularization import Dropout, SpatialDropout2D
+from lamella.layers.reshaping import Flatten, Permute, Reshape, ZeroPadding2D
+from lamella.layers.separable import SeparableConv2D
+from lamella.layers.symbolic import SymbolicTensor
+from lamella.layers.transposed import Conv2DTranspose
+from lamella.layers.upsampling import UpSampling2D
+from lamella.layers.weight import Weight
+
+# Keras' second names.
+AvgPool1D = AveragePooling1D
+AvgPool2D = AveragePooling2D
+Convolution1D = Conv1D
+Convolution2D = Conv2D
+Convolution2DTranspose = Conv2DTranspose
+GlobalAvgPool1D = GlobalAveragePooling1D
+GlobalAvgPool2D = GlobalAveragePooling2D
+GlobalMaxPool1D = GlobalMaxPooling1D
+GlobalMaxPool2D = GlobalMaxPooling2D
+MaxPool1D = MaxPooling1D
+MaxPool2D = MaxPooling2D
+SeparableConvolution2D = SeparableConv2D
+
+__all__ = [
+    "ELU",
+    "Activation",
+    "Add",
+    "Average",
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AvgPool1D",
+    "AvgPool2D",
+    "BatchNormalization",
+    "Concatenate",
+    "Conv1D",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Convolution1D",
+    "Convolution2D",
+    "Convolution2DTranspose",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalAvgPool1D",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPool2D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "Input",
+    "InputLayer",
+    "Layer",
+    "LeakyReLU",
+    "MaxPool1D",
+    "MaxPool2D",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "Multiply",
+    "Permute",
+    "ReLU",
+    "Reshape",
+    "SeparableConv2D",
+    "SeparableConvolution2D",
+    "Softmax",
+    "SpatialDropout2D",
+    "SymbolicTensor",
+    "UpSampling2D",
+    "Weight",
+    "ZeroPadding2D",
+]

@@ -1,0 +1,61 @@
+"""The kernels as functions of float32 NumPy arrays.
+
+``f(*arrays, **options)`` computes ``f`` forward. ``f.vjp(*arrays, needs=None, **options)`` returns
+``(y, pullback)``: the same result, and a function that takes the gradient of ``y`` and returns a
+tuple with the gradient of each array argument. Functions whose name ends in ``_`` change their
+first argument in place and have no ``vjp``.
+
+>>> import numpy as np
+>>> from lamella import ops
+>>> y, pullback = ops.tanh.vjp(np.float32([0, 1]))
+>>> (dx,) = pullback(np.float32([1, 1]))
+>>> dx.round(4)
+array([1.  , 0.42], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from lamella.ops.activation import (
+    elu,
+    gelu,
+    leaky_relu,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from lamella.ops.conv1d import conv1d
+from lamella.ops.conv2d import conv2d
+from lamella.ops.conv2d_transpose import conv2d_transpose
+from lamella.ops.dense import dense, matmul
+from lamella.ops.dropout import dropout
+from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
+from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
+
+__all__ = [
+    "accumulate_",
+    "adam_",
+    "add",
+    "clip_",
+    "concatenate",
+    "conv1d",
+    "conv2d",
+    "conv2d_transpose",
+    "dense",
+    "dropout",
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "matmul",
+    "multiply",
+    "relu",
+    "rmsprop_",
+    "scale_",
+    "sgd_",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "squared_norm",
+    "tanh",
+]
