@@ -140,7 +140,7 @@ def _measure(
         for row in measured:
             print(table.row(row), flush=True)
         if not measured:
-            print(f"{case.id}: not measured, {' and '.join(peers_of[case.id])} lack it")
+            print(f"{case.id}: not measured, there is none of {', '.join(peers_of[case.id])}")
         rows.extend(measured)
     print("\n".join(["", *report.summary(rows)]))
     if options.json:

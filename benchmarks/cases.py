@@ -70,11 +70,11 @@ def _draw(name: str, argument: Argument, rng: np.random.Generator) -> np.ndarray
     shape = argument.shape
     if argument.below is not None:
         return rng.integers(argument.below, size=shape)
-    values = rng.standard_normal(shape, dtype=np.float32)
+    values: np.ndarray = rng.standard_normal(shape, dtype=np.float32)
     kind = name.partition("_")[0]
     if kind == "kernel":
         values *= 1 / math.sqrt(math.prod(shape[:-1]))
-    elif kind == "bias":
+    elif kind in ("bias", "param"):
         values *= 0.1
     elif kind == "gamma":
         values = 1 + 0.1 * values

@@ -18,9 +18,13 @@ _SMALLEST, _LARGEST = 1 << 16, 1 << 30  # bytes of working set that bandwidth is
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of a case, and what is counted: "GFLOP" or "GB"."""
+    """The least time of a case, what sets it, and the amount of work behind its rate.
+
+    A case that computes products is counted in "GFLOP", the others in "GB".
+    """
 
     seconds: float
+    bound_by: str  # "compute" or "memory"
     unit: str
     amount: float
 
@@ -84,9 +88,11 @@ class Ceilings:
         memory = (2 * both + work.bytes_written - both) / copy + (work.bytes_read - both) / read
         memory *= 1e-9
         compute = work.flops * 1e-9 / self.fma
-        if compute >= memory:
-            return Floor(compute, "GFLOP", work.flops * 1e-9)
-        return Floor(memory, "GB", (work.bytes_read + work.bytes_written) * 1e-9)
+        bound_by = "compute" if compute >= memory else "memory"
+        if work.flops:
+            return Floor(max(compute, memory), bound_by, "GFLOP", work.flops * 1e-9)
+        moved = (work.bytes_read + work.bytes_written) * 1e-9
+        return Floor(memory, bound_by, "GB", moved)
 
     def summary(self) -> dict[str, Any]:
         """For the JSON file."""

@@ -46,7 +46,7 @@ def measure(repetitions: int) -> dict[str, Cost]:
             done = subprocess.run(
                 [sys.executable, "-c", _CHILD.format(program=program)],
                 check=True,
-                capture_output=True,
+                stdout=subprocess.PIPE,
                 text=True,
             )
             if repetition:

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,38 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Disturbance:
+    """How much of this process' CPUs other programs use from now on."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._busy = _busy_seconds()
+        self._own = time.process_time()
+
+    def share(self) -> float | None:
+        """CPU time of others over all CPU time; None where the system does not tell."""
+        busy = _busy_seconds()
+        if busy is None or self._busy is None:
+            return None
+        others = busy - self._busy - (time.process_time() - self._own)
+        return max(0.0, others) / ((time.perf_counter() - self._began) * _cores())
+
+
+def _busy_seconds() -> float | None:
+    """Time that this process' CPUs were not idle (Linux), everybody's and the host's included."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    names = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in path.read_text().splitlines():
+        name, *fields = line.split()
+        if name in names:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def commit() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +29,17 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     options = dict(case.options)
     if case.direction == "forward":
         return Side("lamella", lambda: op(*inputs, **options), _first_result)
-    _, pullback = op.vjp(*inputs, needs=case.needs, **options)
+    # One entry for every array that the op takes, optional ones that are left out included.
+    needs = case.needs + (False,) * (_array_arguments(op) - len(case.needs))
+    _, pullback = op.vjp(*inputs, needs=needs, **options)
     # batch_norm's other two results, the statistics, have no gradient here.
     gradients = (dy, None, None) if case.op == "batch_norm" else (dy,)
     return Side("lamella", lambda: pullback(*gradients), _present)
+
+
+def _array_arguments(op: Callable[..., Any]) -> int:
+    parameters = inspect.signature(op).parameters.values()
+    return sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
 
 
 def _first_result(result: Any) -> list[np.ndarray]:

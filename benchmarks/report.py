@@ -12,6 +12,8 @@ from benchmarks.cases import Case
 from benchmarks.ceilings import SUSPECT, Floor
 from benchmarks.harness import Timing, geometric_mean
 
+_DISTURBED = 0.1  # of the CPUs
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,6 +27,7 @@ class Row:
     error: float | None = None  # the largest difference, and what was allowed
     tolerance: float | None = None
     problem: str | None = None
+    disturbance: float | None = None  # share of the CPUs that other programs used meanwhile
 
     @property
     def ratio(self) -> float | None:
@@ -47,6 +50,11 @@ class Row:
             if share is not None and share > SUSPECT:
                 return f"measurement suspect: {name} at {share:.0%} of the ceiling"
         return None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs used so much of the CPUs that times and ratios mean little."""
+        return self.disturbance is not None and self.disturbance > _DISTURBED
 
     @property
     def trouble(self) -> str | None:
@@ -90,6 +98,8 @@ class Table:
         if row.theirs is not None:
             text += f" {row.peer:>11} {duration(row.theirs.median):>9} {row.theirs.spread:>4.0%} "
             text += f"{row.share(row.theirs):>5.0%} {row.ratio:>5.2f}x"
+        if row.is_disturbed:
+            text += f"  others {row.disturbance:.0%}"
         if row.suspicion:
             text += f"\n{'':{self._width}} ERROR: {row.suspicion}"
         return text
@@ -117,6 +127,12 @@ def summary(rows: Sequence[Row]) -> list[str]:
         if losing:
             lines.append(f"losing rows against {peer}:")
             lines.extend(f"    {ratio:.2f}x {row.case.id}" for row, ratio in losing)
+    disturbed = sum(row.is_disturbed for row in rows)
+    if disturbed:
+        lines.append(
+            f"{disturbed} of {len(rows)} rows were measured while other programs used more than "
+            f"{_DISTURBED:.0%} of the CPUs: measure again on a quiet machine"
+        )
     troubled = [row for row in rows if row.trouble]
     if troubled:
         lines.append("rows in error, counted in none of the above:")
@@ -146,9 +162,10 @@ def as_json(row: Row) -> dict[str, Any]:
         "theirs": _timing_as_json(row, row.theirs),
         "ratio": row.ratio,
         "floor_seconds": row.floor.seconds if row.floor else None,
-        "bound_by": {"GFLOP": "compute", "GB": "memory"}[row.floor.unit] if row.floor else None,
+        "bound_by": row.floor.bound_by if row.floor else None,
         "error": row.error,
         "tolerance": row.tolerance,
+        "disturbance": row.disturbance,
         "problem": row.trouble,
     }
     return {key: value for key, value in found.items() if value is not None}
@@ -200,10 +217,12 @@ def plot(path: Path, rows: Sequence[Row], title: str) -> None:
     names = [f"{row.case.id} ({row.peer})" if row.peer else row.case.id for row in drawn]
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.3 * len(drawn)), layout="constrained")
     heights = range(len(drawn))
-    axes.barh([h + 0.2 for h in heights], [row.share(row.ours) for row in drawn], 0.38,
-              label="lamella", color="tab:blue")  # fmt: skip
-    axes.barh([h - 0.2 for h in heights], [row.share(row.theirs) or 0 for row in drawn], 0.38,
-              label="peer", color="tab:gray")  # fmt: skip
+    bars = [("lamella", "tab:blue", 0.2, [row.ours for row in drawn])]
+    if any(row.peer for row in drawn):
+        bars.append(("peer", "tab:gray", -0.2, [row.theirs for row in drawn]))
+    for name, color, offset, timings in bars:
+        shares = [row.share(timing) or 0 for row, timing in zip(drawn, timings, strict=True)]
+        axes.barh([height + offset for height in heights], shares, 0.38, label=name, color=color)
     axes.set_yticks(heights, names, fontsize=7)
     axes.set_ylim(-0.6, len(drawn) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

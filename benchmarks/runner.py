@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,12 +13,44 @@ from benchmarks import ours, verification
 from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Protocol, Side, come_to_rest, measure
+from benchmarks.machine import Disturbance
 from benchmarks.report import Row
 from benchmarks.work import result_shape, work
 
 _RETRIES = 3  # of a ceiling that was slower than a case
 
-Peer = tuple[str, ModuleType]  # its name and its module, see benchmarks.peers
+
+class Checked(NamedTuple):
+    """The sides of a case, lamella's first, after their results were found to agree."""
+
+    sides: list[Side]
+    error: float
+    tolerance: float
+
+
+def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
+    """Make the arrays and both sides, and compare their results.
+
+    None where the peer has no such op.
+
+    Raises
+    ------
+    WrongResultError
+        The results do not agree.
+    """
+    arrays = case.arrays()
+    dy = None
+    if case.direction == "backward":
+        dy = np.random.default_rng(1).standard_normal(result_shape(case), dtype=np.float32)
+    sides = []
+    if peer is not None:
+        side = peer.prepare(case, arrays, dy)
+        if side is None:
+            return None
+        sides.append(side)
+    sides.insert(0, ours.prepare(case, arrays, dy))
+    allowed = verification.tolerance(work(case).terms)
+    return Checked(sides, _verify(case, sides, arrays, dy, allowed), allowed)
 
 
 def run_case(
@@ -28,44 +61,33 @@ def run_case(
     What goes wrong in a case (a wrong result, too little memory) becomes its row's problem: the
     other cases are still measured.
     """
-    for peer in list(peers.items()) or [None]:
+    against: list[tuple[str | None, ModuleType | None]] = [*peers.items()] or [(None, None)]
+    for name, peer in against:
         try:
-            row = _run(case, peer, ceilings, protocol)
+            checked = check_case(case, peer)
+            if checked is not None:
+                yield _measured(case, name, checked, ceilings, protocol)
         except Exception as error:
-            name = peer[0] if peer else None
-            row = Row(case, name, problem=f"{type(error).__name__}: {error}")
-        if row is not None:
-            yield row
+            yield Row(case, name, problem=f"{type(error).__name__}: {error}")
 
 
-def _run(case: Case, peer: Peer | None, ceilings: Ceilings, protocol: Protocol) -> Row | None:
-    """None where the peer has no such op."""
-    arrays = case.arrays()
-    dy = None
-    if case.direction == "backward":
-        rng = np.random.default_rng(1)
-        dy = rng.standard_normal(result_shape(case), dtype=np.float32)
-    sides = []
-    if peer is not None:
-        side = peer[1].prepare(case, arrays, dy)
-        if side is None:
-            return None
-        sides.append(side)
-    sides.insert(0, ours.prepare(case, arrays, dy))
+def _measured(
+    case: Case, peer: str | None, checked: Checked, ceilings: Ceilings, protocol: Protocol
+) -> Row:
     cost = work(case)
-    allowed = verification.tolerance(cost.terms)
-    error = _verify(case, sides, arrays, dy, allowed)
     come_to_rest()
     floor = ceilings.floor(cost)
-    timings = measure(sides, protocol)
+    disturbance = Disturbance()
+    timings = measure(checked.sides, protocol)
     row = Row(
         case,
-        peer[0] if peer else None,
+        peer,
         ours=timings[0],
         theirs=timings[1] if peer else None,
         floor=floor,
-        error=error,
-        tolerance=allowed,
+        error=checked.error,
+        tolerance=checked.tolerance,
+        disturbance=disturbance.share(),
     )
     for _ in range(_RETRIES):
         if row.suspicion is None:

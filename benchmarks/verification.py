@@ -105,6 +105,7 @@ def expected_by_reference(
     if case.direction == "forward":
         result = op.forward(*arrays.values(), **options)
         return [result[0] if isinstance(result, tuple) else result]
+    assert dy is not None
     if case.op == "batch_norm":
         statistics = np.zeros(dy.shape[-1])
         gradients = op.backward((dy, statistics, statistics), *arrays.values(), **options)

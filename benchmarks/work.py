@@ -91,7 +91,7 @@ def _image_windows(case: Case, sizes: tuple[int, int], strides: Any) -> tuple[in
 
 def _conv2d_result(case: Case) -> Shape:
     kernel = case.shape("kernel")
-    windows = _image_windows(case, kernel[:2], case.options.get("strides", 1))
+    windows = _image_windows(case, (kernel[0], kernel[1]), case.options.get("strides", 1))
     return (case.shape("x")[0], *windows, kernel[-1])
 
 

@@ -112,9 +112,9 @@ def test_nan_and_infinity_follow_the_arithmetic(name, options, backend):
 @each_op
 def test_the_sign_and_the_kink_at_zero(name, backend):
     x = np.float32([0.0, -0.0])
-    slope = {"relu": 0.0, "tanh": 1.0, "elu": 1.0, "leaky_relu": 1.0, "sigmoid": 0.25}.get(name, 0.5)
+    slopes = {"relu": 0.0, "tanh": 1.0, "elu": 1.0, "leaky_relu": 1.0, "sigmoid": 0.25}
     dx = getattr(ops, name).vjp(x)[1](np.float32([1.0, 1.0]))[0]
-    np.testing.assert_allclose(dx, slope, rtol=1e-6)
+    np.testing.assert_allclose(dx, slopes.get(name, 0.5), rtol=1e-6)
 
 
 @each_case

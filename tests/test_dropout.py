@@ -176,7 +176,7 @@ def test_pullback_refuses():
 @pytest.mark.parametrize("kind", awkward_arrays.NOT_FLOAT32_ARRAYS)
 def test_only_float32_arrays(kind):
     for function in (ops.dropout, ops.dropout.vjp):
-        with pytest.raises(TypeError, match="^dropout: x must be"):
+        with pytest.raises(TypeError, match=r"^dropout: x must be"):
             function(awkward_arrays.NOT_FLOAT32_ARRAYS[kind], rate=0.5, seed=1)
 
 

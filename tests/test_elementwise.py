@@ -174,7 +174,9 @@ def test_one_array_twice(name, rng):
 
 @each_operation
 @pytest.mark.parametrize(
-    "shapes", [((40001,), (40001,)), ((900, 70), (70,)), ((90000, 3), (3,)), ((1,), (90001,))], ids=str
+    "shapes",
+    [((40001,), (40001,)), ((900, 70), (70,)), ((90000, 3), (3,)), ((1,), (90001,))],
+    ids=str,
 )
 def test_same_bits_for_any_number_of_threads(name, shapes, backend, rng):
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
@@ -287,15 +289,11 @@ def test_accumulate_refuses_and_changes_nothing(rng):
     for target, source in (
         (memory[:6], memory[3:9]),
         (memory, memory),
-        (memory[:6], memory[5::-1]),
         (memory[:6], np.ones((6, 1), np.float32)),
         (memory[:6], np.ones(1, np.float32)),
-        *((wrong, np.ones(6, np.float32)) for wrong in awkward_arrays.NOT_WRITABLE_IN_PLACE.values()),
+        *((wrong, memory[6:]) for wrong in awkward_arrays.NOT_WRITABLE_IN_PLACE.values()),
     ):
         kept = target.copy()
-        # A source that is copied first cannot be overwritten.
-        if source.strides[0] < 0:
-            continue
         with pytest.raises(ValueError, match="accumulate_: "):
             ops.accumulate_(target, source)
         np.testing.assert_array_equal(target, kept)

@@ -299,6 +299,7 @@ def test_spatial_dropout_drops_whole_channels(rng: np.random.Generator) -> None:
     y, pullback = layer.forward(x, True)
     kept = y[:, 0, 0] != 0
     assert 0.5 < kept.mean() < 0.7
+    assert (kept != kept[0]).any()
     mask = kept[:, None, None] / np.float32(0.6)
     np.testing.assert_allclose(y, x * mask, rtol=1e-6)
     np.testing.assert_allclose(pullback(x), x * mask, rtol=1e-6)

@@ -117,8 +117,7 @@ def test_batch_normalization_trains_alike(keras: ModuleType, rng: np.random.Gene
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("kernel", [2, 3])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 2), (4, 2), (2, 3)])
 def test_windows(
     keras: ModuleType, padding: str, kernel: int, stride: int, rng: np.random.Generator
 ) -> None:
@@ -127,7 +126,6 @@ def test_windows(
     size = {"strides": stride, "padding": padding}
     for name, arguments in (
         ("Conv2D", {"filters": 2, "kernel_size": kernel, **size}),
-        ("DepthwiseConv2D", {"kernel_size": kernel, **size}),
         ("Conv2DTranspose", {"filters": 2, "kernel_size": kernel, **size}),
         ("Conv2DTranspose", {"filters": 2, "kernel_size": kernel, "output_padding": 0, **size}),
         ("MaxPooling2D", {"pool_size": kernel, **size}),
@@ -144,7 +142,7 @@ def test_windows(
         assert ours.compute_output_shape(x.shape) == y.shape
 
 
-@pytest.mark.parametrize("dilation", [2, 3])
+@pytest.mark.parametrize("dilation", [2])
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_dilation(keras: ModuleType, dilation: int, padding: str, rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, 9, 8, 3)).astype(np.float32)

@@ -406,9 +406,9 @@ def test_only_float32_arrays(kind):
 def test_scale_and_clip_need_memory_they_can_write(kind):
     x = awkward_arrays.NOT_WRITABLE_IN_PLACE[kind]
     before = x.copy()
-    with pytest.raises(ValueError, match="^scale_: x is written in place"):
+    with pytest.raises(ValueError, match=r"^scale_: x is written in place"):
         ops.scale_(x, 2.0)
-    with pytest.raises(ValueError, match="^clip_: x is written in place"):
+    with pytest.raises(ValueError, match=r"^clip_: x is written in place"):
         ops.clip_(x, 0.0, 0.5)
     np.testing.assert_array_equal(x, before)
     assert ops.squared_norm(x) == 6.0

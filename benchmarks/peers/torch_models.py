@@ -13,9 +13,13 @@ from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.models import BETA_1, BETA_2, EPSILON, LEARNING_RATE, weights_of
 
-# lamella (as Keras) adds epsilon to the root of the uncorrected second moment, PyTorch to that of
-# the corrected one. This makes the first steps equal, which is what is compared.
-_EPSILON = EPSILON / math.sqrt(1 - BETA_2)
+
+def corrected_epsilon(epsilon: float, beta_2: float) -> float:
+    """The epsilon that makes PyTorch's first step of Adam equal to Keras' and lamella's.
+
+    These add it to the root of the second moment as it is, PyTorch to that of the corrected one.
+    """
+    return epsilon / math.sqrt(1 - beta_2)
 
 
 class CNN(nn.Module):
@@ -72,7 +76,11 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
         )
     labels = torch.from_numpy(arrays["labels"])
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=LEARNING_RATE, betas=(BETA_1, BETA_2), eps=_EPSILON, fused=True
+        model.parameters(),
+        lr=LEARNING_RATE,
+        betas=(BETA_1, BETA_2),
+        eps=corrected_epsilon(EPSILON, BETA_2),
+        fused=True,
     )
 
     def step() -> float:

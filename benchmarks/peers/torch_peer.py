@@ -68,7 +68,7 @@ def _adam(arrays: dict[str, np.ndarray]) -> Side:
         [param],
         lr=ADAM["learning_rate"],
         betas=(ADAM["beta_1"], ADAM["beta_2"]),
-        eps=ADAM["epsilon"],
+        eps=torch_models.corrected_epsilon(ADAM["epsilon"], ADAM["beta_2"]),
         fused=True,
     )
 

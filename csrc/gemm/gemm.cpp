@@ -84,6 +84,26 @@ Workspace workspace_for(const Plan& p, bool a_is_transposed) {
   return {p.pack_a ? rows * p.k_block : 0, p.pack_b ? panels * p.panel_width * p.k_block : 0};
 }
 
+// to[u * to_stride + q] = from[q * from_stride + u] for u, q < 4.
+LAMELLA_INLINE void transpose_4x4(const float* from, std::int64_t from_stride, float* to,
+                                  std::int64_t to_stride) {
+#if defined(__SSE2__)
+  __m128 r0 = _mm_loadu_ps(from);
+  __m128 r1 = _mm_loadu_ps(from + from_stride);
+  __m128 r2 = _mm_loadu_ps(from + 2 * from_stride);
+  __m128 r3 = _mm_loadu_ps(from + 3 * from_stride);
+  _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+  _mm_storeu_ps(to, r0);
+  _mm_storeu_ps(to + to_stride, r1);
+  _mm_storeu_ps(to + 2 * to_stride, r2);
+  _mm_storeu_ps(to + 3 * to_stride, r3);
+#else
+  for (std::int64_t u = 0; u < 4; ++u) {
+    for (std::int64_t q = 0; q < 4; ++q) to[u * to_stride + q] = from[q * from_stride + u];
+  }
+#endif
+}
+
 // Rows [i, i + rows) and terms [0, k) of A, in the form the tiles read: row by row, or for a
 // transposed A [k][rows].
 void pack_a_rows(const Matrix& a, std::int64_t i, std::int64_t rows, std::int64_t k, float* to) {
@@ -268,19 +288,27 @@ void pack_panel(const Matrix& b, std::int64_t k, std::int64_t j, std::int64_t co
     }
     return;
   }
-  // b.row_stride is 1: columns lie as rows in memory. Short runs of each, so that the rows of the
-  // panel being written stay in L1.
-  constexpr std::int64_t run = 16;
-  for (std::int64_t t = 0; t < k; t += run) {
-    const std::int64_t length = min_i(run, k - t);
-    for (std::int64_t q = 0; q < columns; ++q) {
+  // b.row_stride is 1: columns lie as rows in memory. Four of them at a time, four terms each, are
+  // turned in registers.
+  std::int64_t t = 0;
+  for (; t + 4 <= k; t += 4) {
+    float* to = panel + t * width;
+    std::int64_t q = 0;
+    for (; q + 4 <= columns; q += 4) {
+      transpose_4x4(b.data + (j + q) * b.column_stride + t, b.column_stride, to + q, width);
+    }
+    for (; q < columns; ++q) {
       const float* from = b.data + (j + q) * b.column_stride + t;
-      float* to = panel + t * width + q;
-      for (std::int64_t u = 0; u < length; ++u) to[u * width] = from[u];
+      for (std::int64_t u = 0; u < 4; ++u) to[u * width + q] = from[u];
     }
-    for (std::int64_t u = 0; u < length; ++u) {
-      for (std::int64_t q = columns; q < width; ++q) panel[(t + u) * width + q] = 0.0f;
+    for (; q < width; ++q) {
+      for (std::int64_t u = 0; u < 4; ++u) to[u * width + q] = 0.0f;
     }
+  }
+  for (; t < k; ++t) {
+    float* to = panel + t * width;
+    for (std::int64_t q = 0; q < columns; ++q) to[q] = b.data[(j + q) * b.column_stride + t];
+    for (std::int64_t q = columns; q < width; ++q) to[q] = 0.0f;
   }
 }
 

@@ -23,8 +23,8 @@ LAMELLA_INLINE Float polynomial(Float x, const float (&coefficients)[count]) {
   return y;
 }
 
-// e^x, 2 ulp (1.32): x = n ln 2 + r, e^x = 2^n (1 + r + r^2 p(r)). 2^n is applied in two factors so that
-// results down to the denormals and up to infinity come out right.
+// e^x, 2 ulp (1.32): x = n ln 2 + r, e^x = 2^n (1 + r + r^2 p(r)). 2^n is applied in two factors so
+// that results down to the denormals and up to infinity come out right.
 LAMELLA_INLINE Float exp(Float x) {
   static constexpr float p[] = {5.000000101e-01f, 1.666651295e-01f, 4.166618749e-02f,
                                 8.369590688e-03f, 1.395170369e-03f};

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "core/gil.h"
 #include "core/overlap.h"
 
 namespace lamella {
@@ -46,7 +47,7 @@ py::array_t<float> forward(py::object kind, py::object x_, py::object parameter)
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   float* out = y.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     activation::kernels().forward(f, x.size, x.data, out);
   }
   return y;
@@ -65,7 +66,7 @@ py::object backward(py::object kind, py::object dy_, py::object x_, py::object p
   expect_separate(op, "out", dx.data, dx.size, "x", x.data, x.size);
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     activation::kernels().backward(f, x.size, dy.data, x.data, dx.data);
   }
   return dx.array;

@@ -27,30 +27,30 @@ struct Forward {
   std::int64_t rows;
   std::int64_t channels;
   double epsilon;
-  const float* x;         // (rows, channels)
-  const float* gamma;     // (channels), as all below
+  const float* x;      // (rows, channels)
+  const float* gamma;  // (channels), as all below
   const float* beta;
   const float* mean;
   const float* variance;
-  float* y;               // (rows, channels)
+  float* y;  // (rows, channels)
 };
 
 struct Backward {
   std::int64_t rows;
   std::int64_t channels;
   double epsilon;
-  bool own_statistics;          // mean and variance are x's, and depend on it
-  const float* dy;              // (rows, channels)
-  const float* x;               // (rows, channels)
-  const float* gamma;           // (channels), as all below but dx
+  bool own_statistics;  // mean and variance are x's, and depend on it
+  const float* dy;      // (rows, channels)
+  const float* x;       // (rows, channels)
+  const float* gamma;   // (channels), as all below but dx
   const float* mean;
   const float* variance;
-  const float* d_own_mean;      // gradients of the returned statistics, or null
+  const float* d_own_mean;  // gradients of the returned statistics, or null
   const float* d_own_variance;
-  float* dx;                    // (rows, channels); null, as all below: not wanted
+  float* dx;  // (rows, channels); null, as all below: not wanted
   float* d_gamma;
   float* d_beta;
-  float* d_mean;                // given statistics only
+  float* d_mean;  // given statistics only
   float* d_variance;
 };
 

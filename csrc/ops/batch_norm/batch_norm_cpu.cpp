@@ -48,8 +48,7 @@ struct Layout {
 // element `first`.
 template <class Body>
 LAMELLA_INLINE void each_chunk(const Layout& layout, const Body& body) {
-  parallel_rows(layout.chunks, ceil_div(layout.columns, layout.block),
-                layout.chunk * layout.block,
+  parallel_rows(layout.chunks, ceil_div(layout.columns, layout.block), layout.chunk * layout.block,
                 [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
                   body(i, i * layout.chunk * layout.columns, layout.chunk_rows(i),
                        begin * layout.block, min_i(layout.columns, end * layout.block));
@@ -180,8 +179,7 @@ LAMELLA_INLINE void each_vector(const Layout& layout, const Body& body) {
                   for_vectors(begin * piece, min_i(layout.columns, end * piece),
                               [&](auto at) { body(row * layout.columns, at); });
                 });
-  for_vectors(0, layout.rest * layout.channels,
-              [&](auto at) { body(layout.first_rest(), at); });
+  for_vectors(0, layout.rest * layout.channels, [&](auto at) { body(layout.first_rest(), at); });
 }
 
 void forward(const Forward& p) {
@@ -241,8 +239,8 @@ void gradient_sums(const Layout& layout, const Backward& p, const float* mean, d
   combine(layout, sums, chunk_sum(plain),
           [&](std::int64_t k, std::int64_t) { return static_cast<double>(p.dy[k]); });
   combine(layout, sums + p.channels, chunk_sum(centered), [&](std::int64_t k, std::int64_t c) {
-    return static_cast<double>(p.dy[k]) * (static_cast<double>(p.x[k]) -
-                                           static_cast<double>(p.mean[c]));
+    return static_cast<double>(p.dy[k]) *
+           (static_cast<double>(p.x[k]) - static_cast<double>(p.mean[c]));
   });
 }
 
@@ -251,7 +249,7 @@ void backward(const Backward& p) {
   const Scratch<float> coefficients(op, 4 * layout.columns);
   const Scratch<double> sums(op, 2 * p.channels);
   float* mean = coefficients.get();
-  float* slope = mean + layout.columns;      // of dx: slope dy + curve (x - mean) + shift
+  float* slope = mean + layout.columns;  // of dx: slope dy + curve (x - mean) + shift
   float* curve = slope + layout.columns;
   float* shift = curve + layout.columns;
   fill_columns(layout, mean, [&](std::int64_t c) { return p.mean[c]; });

@@ -5,6 +5,7 @@
 #include "core/window.h"
 #include "ops/activation/activation_bind.h"
 #include "ops/conv2d/conv2d.h"
+#include "ops/dense/gradient_outputs.h"
 
 namespace lamella {
 namespace {
@@ -108,7 +109,31 @@ py::object padding_1d(const char* op, const py::object& padding, std::int64_t ke
                                  "(before, after), got ", repr_text(padding)));
   }
   const auto pair = int_pair_option(op, "padding", padding);
+  if (pair[0] < 0 || pair[1] < 0) {
+    throw ValueError(message(op, ": padding must not be negative, got ", repr_text(padding)));
+  }
   return row(py::int_(pair[0]), py::int_(pair[1]));
+}
+
+std::int64_t padded_size(const char* op, const WindowAxis& a) {
+  constexpr const char* what = "the padded input";
+  return checked_add(op, what, checked_add(op, what, a.input, a.pad_before), a.pad_after);
+}
+
+// Whatever kernels multiply sizes to must fit 63 bits: positions of the padded image and of the
+// result, on either axis reached twice as far, times four bytes a float and 1024 threads.
+void check_sizes(const char* op, const Problem& p) {
+  constexpr std::int64_t bytes = 4 * 4 * 1024;
+  const std::int64_t channels = std::max(p.channels, p.filters);
+  checked_product(op, "the padded input",
+                  {p.batch, padded_size(op, p.height), padded_size(op, p.width), channels}, bytes);
+  checked_product(op, "the result", {p.batch, p.height.output, p.width.output, channels}, bytes);
+}
+
+// A stride beyond the padded input is never taken: a smaller one does the same and cannot overflow.
+WindowAxis with_small_stride(const char* op, WindowAxis a) {
+  a.stride = std::min(a.stride, padded_size(op, a));
+  return a;
 }
 
 Problem conv_problem(const char* op, const Image& x, const Filter& k, const Options& o,
@@ -129,18 +154,14 @@ Problem conv_problem(const char* op, const Image& x, const Filter& k, const Opti
   }
   const auto strides = window_option(op, "strides", o.strides, one_axis);
   const auto dilation = window_option(op, "dilation", o.dilation, one_axis);
-  const py::object padding =
-      one_axis ? padding_1d(op, o.padding, k.width, dilation[1]) : o.padding;
-  const auto axes = window_axes(op, {x.height, x.width}, {k.height, k.width}, strides, dilation,
-                                padding);
-  p.height = axes[0];
-  p.width = axes[1];
-  // The kernels count padded positions and pixels; all such products must fit.
-  checked_product(op, "the padded input",
-                  {p.batch, p.height.input + p.height.pad_before + p.height.pad_after,
-                   p.width.input + p.width.pad_before + p.width.pad_after, p.channels},
-                  8);
-  checked_product(op, "the result", {p.batch, p.height.output, p.width.output, p.filters}, 8);
+  const Padding padding =
+      parse_padding(op, one_axis ? padding_1d(op, o.padding, k.width, dilation[1]) : o.padding);
+  p.height = with_small_stride(
+      op, window_axis(op, "height", x.height, k.height, strides[0], dilation[0], padding, 0));
+  p.width = with_small_stride(
+      op, window_axis(op, one_axis ? "time" : "width", x.width, k.width, strides[1], dilation[1],
+                      padding, 1));
+  check_sizes(op, p);
   return p;
 }
 
@@ -173,14 +194,15 @@ WindowAxis transposed_axis(const char* op, const char* axis, std::int64_t size,
                            given ? extra : std::max<std::int64_t>(stride - extent, 0));
       break;
     case Padding::Kind::same:
-      output = given ? full - 2 * (extent / 2) + extra
+      output = given ? checked_add(op, "the result", full - 2 * (extent / 2), extra)
                      : checked_multiply(op, "the result", size, stride);
       crop = std::max<std::int64_t>((full - output) / 2, 0);
       break;
     case Padding::Kind::explicit_sizes: {
       const auto& sizes = padding.sizes[static_cast<std::size_t>(index)];
       crop = sizes[0];
-      output = full - sizes[0] - sizes[1] + extra;
+      output = checked_add(op, "the result",
+                           full - checked_add(op, "the padding", sizes[0], sizes[1]), extra);
       break;
     }
   }
@@ -188,8 +210,8 @@ WindowAxis transposed_axis(const char* op, const char* axis, std::int64_t size,
     throw ValueError(message(op, ": padding leaves nothing of the result along its ", axis,
                              ", which has ", full, " positions without it"));
   }
-  return {output, kernel, stride, dilation, crop,
-          std::max<std::int64_t>(0, full - crop - output), size};
+  return with_small_stride(op, {output, kernel, stride, dilation, crop,
+                                std::max<std::int64_t>(0, full - crop - output), size});
 }
 
 // The convolution whose input gradient this transposed convolution is: its input is our result.
@@ -217,7 +239,7 @@ Problem transposed_problem(const char* op, const Image& x, const Filter& k, cons
                              output_padding);
   p.width = transposed_axis(op, "width", x.width, k.width, strides[1], dilation[1], padding, 1,
                             output_padding);
-  checked_product(op, "the result", {p.batch, p.height.input, p.width.input, p.channels}, 8);
+  check_sizes(op, p);
   return p;
 }
 
@@ -226,8 +248,6 @@ Shape result_shape(std::int64_t batch, std::int64_t height, std::int64_t width,
   if (one_axis) return {batch, width, channels};
   return {batch, height, width, channels};
 }
-
-Shape own_shape(const FloatInput& a) { return Shape(a.shape, a.shape + a.ndim); }
 
 // Runs one of the forward products: (y, saved) as dense_forward.
 template <class Product>
@@ -248,24 +268,15 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
   return py::make_tuple(y, save ? saved : py::none());
 }
 
-struct Wanted {
-  bool x, kernel, bias;
-  py::object x_out, kernel_out, bias_out;
-};
-
 // products: dx(dz, data), dkernel(dz, data).
 template <class Dx, class Dkernel>
-py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& saved,
-                       const Shape& y_shape, Activation f, const Shape& x_shape,
-                       const Shape& kernel_shape, std::int64_t results, const Wanted& wanted,
+py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x,
+                       const FloatInput& kernel, const FloatInput& saved, const Shape& y_shape,
+                       Activation f, std::int64_t results, const WantedGradients& wanted,
                        const Dx& dx_product, const Dkernel& dkernel_product) {
   expect_shape(op, "dy", dy, y_shape);
   expect_shape(op, "saved", saved, y_shape);
-  Output dx, dkernel, dbias;
-  dx.array = dkernel.array = dbias.array = py::none();
-  if (wanted.x) dx = output_array(op, "out[0]", wanted.x_out, x_shape);
-  if (wanted.kernel) dkernel = output_array(op, "out[1]", wanted.kernel_out, kernel_shape);
-  if (wanted.bias) dbias = output_array(op, "out[2]", wanted.bias_out, {results});
+  const GradientOutputs g = gradient_outputs(op, wanted, dy, x, kernel, saved, results);
   {
     py::gil_scoped_release release;
     const bool linear = f.kind == activation::Kind::linear;
@@ -275,13 +286,13 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& s
       activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, scratch.get());
       dz = scratch.get();
     }
-    if (wanted.kernel) dkernel_product(dz, dkernel.data);
+    if (wanted.kernel) dkernel_product(dz, g.dkernel.data);
     if (wanted.bias) {
-      conv2d::kernels().bias_gradient(dz, dy.size / results, results, dbias.data);
+      conv2d::kernels().bias_gradient(dz, dy.size / results, results, g.dbias.data);
     }
-    if (wanted.x && dx.size > 0) dx_product(dz, dx.data);
+    if (wanted.x && g.dx.size > 0) dx_product(dz, g.dx.data);
   }
-  return py::make_tuple(dx.array, dkernel.array, dbias.array);
+  return g.arrays();
 }
 
 template <bool one_axis>
@@ -316,9 +327,9 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
   const Problem p = conv_problem(op, x, k, o, one_axis);
   const conv2d::Kernels& kernels = conv2d::kernels();
   return run_backward(
-      op, float_input(op, "dy", dy_), float_input(op, "saved", saved_),
+      op, float_input(op, "dy", dy_), x.array, k.array, float_input(op, "saved", saved_),
       result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
-      activation_option(op, activation_), own_shape(x.array), own_shape(k.array), p.filters,
+      activation_option(op, activation_), p.filters,
       {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
       [&](const float* dz, float* dx) {
         kernels.input_gradient(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
@@ -358,9 +369,9 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
   const Problem p = transposed_problem(op, x, k, o, output_padding);
   const conv2d::Kernels& kernels = conv2d::kernels();
   return run_backward(
-      op, float_input(op, "dy", dy_), float_input(op, "saved", saved_),
+      op, float_input(op, "dy", dy_), x.array, k.array, float_input(op, "saved", saved_),
       {p.batch, p.height.input, p.width.input, p.channels}, activation_option(op, activation_),
-      own_shape(x.array), own_shape(k.array), p.channels,
+      p.channels,
       {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
       [&](const float* dz, float* dx) {
         kernels.correlate(p, dz, k.array.data, {nullptr, {}, nullptr, dx});

@@ -39,10 +39,9 @@ struct TapSum {
   std::int64_t groups;
   std::int64_t run;      // channels of x a group
   std::int64_t columns;  // channels of the result a group
-  // [group][panel][tap][run][width]; or the kernel in place: `kernel_row` floats from term to term,
-  // group after group, panel after panel within a row.
+  // [group][panel][tap][run][width] where kernel_row is 0; else term after term, `kernel_row` floats
+  // apart, the channels of all groups in each: a task then copies the panel it is about to use.
   const float* kernel;
-  bool packed;
   std::int64_t kernel_row;
   const float* bias;
   Activation activation;
@@ -88,6 +87,8 @@ class TapSumRunner {
     // A run may be cut by the end of a chunk: at most one more piece on either side.
     const Scratch<Segment> segments("conv2d", (runs_ + 2) * slots);
     const Scratch<std::int32_t> table("conv2d", use_table_ ? terms_ * slots : 0);
+    const std::int64_t panel = s_.kernel_row > 0 ? chunk_terms_ * width_ : 0;
+    const Scratch<float> panels("conv2d", panel * slots);
     parallel_for_slots(tasks, slots, [&](std::int64_t index, int slot) {
       const Block block =
           block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
@@ -98,7 +99,8 @@ class TapSumRunner {
                          offsets.get() + slot * 2 * pixels + pixels,
                          block.images * block.rows * s_.w.output,
                          segments.get() + slot * (runs_ + 2),
-                         table.get() + slot * terms_};
+                         table.get() + slot * terms_,
+                         panels.get() + slot * panel};
       run_block(block, work, index % panel_groups_);
     });
   }
@@ -111,6 +113,7 @@ class TapSumRunner {
     std::int64_t pixels;
     Segment* segments;
     std::int32_t* table;
+    float* panel;
   };
 
   std::int64_t cut_pixels() const { return cut_.images * cut_.rows * s_.w.output; }
@@ -136,7 +139,7 @@ class TapSumRunner {
         const std::int64_t end = min_i(terms_, begin + chunk_terms_);
         const std::int64_t segments = fill_segments(work, begin, end);
         for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
-          run_panel(work, group, panel, begin, segments, chunk == 0, chunk == chunks_ - 1);
+          run_panel(work, group, panel, begin, end, segments);
         }
       }
     }
@@ -157,7 +160,6 @@ class TapSumRunner {
 
   // The pieces of the runs that lie in terms [begin, end).
   std::int64_t fill_segments(const Work& work, std::int64_t begin, std::int64_t end) const {
-    const std::int64_t row = s_.packed ? width_ : s_.kernel_row;
     if (use_table_) {
       work.segments[0] = {0, 0, terms_};
       return 1;
@@ -166,14 +168,16 @@ class TapSumRunner {
     for (std::int64_t k = begin; k < end;) {
       const std::int64_t r = k / run_;
       const std::int64_t length = min_i((r + 1) * run_, end) - k;
-      work.segments[count++] = {run_offset(work, r) + k % run_, (k - begin) * row, length};
+      work.segments[count++] = {run_offset(work, r) + k % run_, (k - begin) * width_, length};
       k += length;
     }
     return count;
   }
 
   void run_panel(const Work& work, std::int64_t group, std::int64_t panel, std::int64_t begin,
-                 std::int64_t segments, bool first, bool last) const {
+                 std::int64_t end, std::int64_t segments) const {
+    const bool first = begin == 0;
+    const bool last = end == terms_;
     const std::int64_t j = panel * width_;
     const std::int64_t channel = group * s_.columns + j;
     float* const result = s_.y.pre_activation != nullptr ? s_.y.pre_activation : s_.y.data;
@@ -184,14 +188,14 @@ class TapSumRunner {
     t.a_table = work.table;
     t.segments = work.segments;
     t.segment_count = segments;
-    if (s_.packed) {
-      t.b = s_.kernel + ((group * panels_ + panel) * terms_ + begin) * width_;
-      t.b_stride = width_;
-    } else {
-      t.b = s_.kernel + begin * s_.kernel_row + channel;
-      t.b_stride = s_.kernel_row;
-    }
     t.columns = min_i(width_, s_.columns - j);
+    t.b = s_.kernel + ((group * panels_ + panel) * terms_ + begin) * width_;
+    t.b_stride = width_;
+    if (s_.kernel_row > 0) {
+      pack_panel({s_.kernel + begin * s_.kernel_row, s_.kernel_row, 1}, end - begin, channel,
+                 t.columns, width_, work.panel);
+      t.b = work.panel;
+    }
     t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
     t.accumulate = !first;
     t.relu = relu && last;
@@ -248,21 +252,8 @@ void correlate(const Problem& p, const float* x, const float* kernel, const conv
   s.activation = y.activation;
   s.y = {y.data, y.pre_activation, p.filters, p.width.output * p.filters,
          p.height.output * p.width.output * p.filters};
-  const std::int64_t terms = p.taps() * s.run;
-  const std::int64_t width = vectors_for(s.columns) * Float::width;
-  const std::int64_t panels = ceil_div(s.columns, width);
-  // A few outputs would not repay the copy of the kernel.
-  s.packed = s.columns % width != 0 || p.batch * p.height.output * p.width.output > 256;
+  s.kernel = kernel;
   s.kernel_row = p.filters;
-  const Scratch<float> packed("conv2d", s.packed ? p.groups * panels * terms * width : 0);
-  if (s.packed) {
-    parallel_for(p.groups * panels, [&](std::int64_t i) {
-      const std::int64_t j = i % panels * width;
-      pack_panel({kernel, p.filters, 1}, terms, i / panels * s.columns + j,
-                 min_i(width, s.columns - j), width, packed.get() + i * terms * width);
-    });
-  }
-  s.kernel = s.packed ? packed.get() : kernel;
   TapSumRunner(s).run();
 }
 
@@ -291,7 +282,6 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
     const std::int64_t first = h.residue * row + w.residue * p.channels;
     s.y = {dx.data + first, dx.pre_activation == nullptr ? nullptr : dx.pre_activation + first,
            p.width.stride * p.channels, p.height.stride * row, p.height.input * row};
-    s.packed = true;
     s.kernel_row = 0;
     s.kernel = packed.get();
     const std::int64_t taps = h.axis.count * w.axis.count;

@@ -1,5 +1,9 @@
-// Kernel gradient: for a tile of kernel rows (tap, channel) and a panel of filters, one long
-// reduction over output pixels, the image read in place as a transposed matrix.
+// Kernel gradient: for a tile of kernel rows (one tap, neighbouring channels) and a panel of filters,
+// one long reduction over output pixels. The image is read as a transposed matrix: pixel after
+// pixel, a tile's channels of each. In the image those lie `channels` floats apart and would fall
+// on few cache sets, so a block's image is first copied tile by tile, [tile][row][column][channel]
+// (one copy serves all taps and filters). With few channels a tile spans taps and reads the image
+// itself through one pointer a row.
 #include "core/memory_pool.h"
 #include "gemm/gemm.h"
 #include "gemm/tile.h"
@@ -15,8 +19,8 @@ using conv2d::Problem;
 
 constexpr std::int64_t block_pixels = 256;
 constexpr std::int64_t block_floats = 128 << 10;
-// Below this the rows of a tile do not lie side by side in memory and get a pointer each.
-constexpr std::int64_t shortest_run = 8;
+// With fewer channels the rows of a tile get a pointer each.
+constexpr std::int64_t fewest_channels = 8;
 // dz with more filters is copied into panels: rows far apart fall on the same cache sets.
 constexpr std::int64_t most_filters_in_place = 256;
 
@@ -28,14 +32,12 @@ class KernelGradient {
                  const TapAxis& w)
       : p_(p), x_(x), dz_(dz), h_(h), w_(w), channels_(p.channels / p.groups),
         filters_(p.filters / p.groups) {
-    const bool merged = p.groups == 1 && consecutive(w);
-    run_ = merged ? w.count * channels_ : channels_;
     terms_ = p.taps() * channels_;
-    gather_ = run_ < shortest_run;
-    const std::int64_t tiled = gather_ ? terms_ : run_;
+    gather_ = channels_ < fewest_channels;
+    const std::int64_t tiled = gather_ ? terms_ : channels_;
     tile_rows_ = ceil_div(tiled, ceil_div(tiled, max_tile_rows));
-    tiles_per_run_ = ceil_div(tiled, tile_rows_);
-    tiles_ = tiles_per_run_ * (terms_ / tiled);
+    channel_tiles_ = ceil_div(channels_, tile_rows_);
+    tiles_ = gather_ ? ceil_div(terms_, tile_rows_) : channel_tiles_ * p.taps();
     width_ = vectors_for(filters_) * Float::width;
     panels_ = ceil_div(filters_, width_);
     pack_dz_ = filters_ % Float::width != 0 || p.filters > most_filters_in_place;
@@ -50,7 +52,9 @@ class KernelGradient {
     // More tasks than partial sums: the tiles are shared out too.
     const std::int64_t parts =
         work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
-    const std::int64_t window = window_floats(cut_, h_, w_, p_.channels);
+    const std::int64_t window = gather_ ? window_floats(cut_, h_, w_, p_.channels)
+                                        : cut_.images * h_.span(0, cut_.rows) * row_span() *
+                                              channel_tiles_ * tile_rows_;
     const std::int64_t pixels = cut_.images * cut_.rows * w_.output;
     const std::int64_t packed = pack_dz_ ? pixels * panels_ * width_ : 0;
     const std::int64_t segments = cut_.images * cut_.rows;
@@ -66,10 +70,8 @@ class KernelGradient {
       for (std::int64_t b = partial.begin(sum); b < partial.begin(sum + 1); ++b) {
         const Block block = block_at(cut_, b, p_.batch, h_.output);
         if (block.rows <= 0) continue;
-        const Window view =
-            open_window(x_, h_, w_, p_.channels, block, windows.get() + slot * window);
-        add_block(block, view, panels.get() + slot * packed, rows.get() + slot * segments,
-                  tile_begin, tile_end, first, partial.data(sum));
+        add_block(block, windows.get() + slot * window, panels.get() + slot * packed,
+                  rows.get() + slot * segments, tile_begin, tile_end, first, partial.data(sum));
         first = false;
       }
     });
@@ -77,13 +79,22 @@ class KernelGradient {
   }
 
  private:
-  void add_block(const Block& block, const Window& window, float* packed, Segment* segments,
+  // Columns of the image that a row of outputs reads.
+  std::int64_t row_span() const { return w_.span(0, w_.output); }
+
+  void add_block(const Block& block, float* copy, float* packed, Segment* segments,
                  std::int64_t tile_begin, std::int64_t tile_end, bool first, float* sum) const {
     const std::int64_t pixels = block.images * block.rows * w_.output;
     const float* dz =
         dz_ + (block.image * h_.output + block.row) * w_.output * p_.filters;
-    const std::int64_t step = w_.step * window.pixel;
+    Window window;
+    if (gather_) window = open_window(x_, h_, w_, p_.channels, block, copy);
     for (std::int64_t group = 0; group < p_.groups; ++group) {
+      if (!gather_) {
+        window = copy_tiles(block, group, tile_begin / p_.taps(),
+                            ceil_div(tile_end, p_.taps()), copy);
+      }
+      const std::int64_t step = w_.step * window.pixel;
       const std::int64_t count =
           fill_segments(block, window, step, pack_dz_ ? width_ : p_.filters, segments);
       for (std::int64_t panel = 0; panel < panels_; ++panel) {
@@ -104,9 +115,8 @@ class KernelGradient {
           t.b = packed;
           t.b_stride = width_;
         }
-        const float* base = window.data + group * channels_;
         for (std::int64_t i = tile_begin; i < tile_end; ++i) {
-          run_tile(t, i, base, window, sum + f);
+          run_tile(t, i, block, group, window, sum + f);
         }
       }
     }
@@ -133,25 +143,72 @@ class KernelGradient {
     return count;
   }
 
-  std::int64_t term_offset(std::int64_t term, const Window& window) const {
-    const std::int64_t tap = term / channels_;
-    return (h_.offset[tap / w_.count] - h_.first()) * window.row +
-           (w_.offset[tap % w_.count] - w_.first()) * window.pixel + term % channels_;
+  // Tiles [begin, end) of a group's channels for the rows that `block` reads, framed with zeros:
+  // [tile][image][row][column][tile_rows_]. The window's strides are those inside one tile.
+  Window copy_tiles(const Block& block, std::int64_t group, std::int64_t begin, std::int64_t end,
+                    float* copy) const {
+    const std::int64_t rows = h_.span(0, block.rows);
+    const std::int64_t columns = row_span();
+    const std::int64_t tile_floats = block.images * rows * columns * tile_rows_;
+    const std::int64_t top = block.row * h_.step + h_.first();
+    const std::int64_t from = max_i(0, -w_.first());
+    const std::int64_t to = max_i(from, min_i(columns, w_.input - w_.first()));
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      const std::int64_t channel = group * channels_ + tile * tile_rows_;
+      const std::int64_t count = min_i(tile_rows_, channels_ - tile * tile_rows_);
+      float* y = copy + tile * tile_floats;
+      for (std::int64_t n = 0; n < block.images; ++n) {
+        for (std::int64_t i = 0; i < rows; ++i, y += columns * tile_rows_) {
+          const std::int64_t a = top + i;
+          if (a < 0 || a >= h_.input || from >= to) {
+            zero_fill(y, columns * tile_rows_);
+            continue;
+          }
+          zero_fill(y, from * tile_rows_);
+          const float* x = x_ + (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) *
+                                    p_.channels + channel;
+          for (std::int64_t j = from; j < to; ++j, x += p_.channels) {
+            copy_few(x, count, y + j * tile_rows_);
+          }
+          zero_fill(y + to * tile_rows_, (columns - to) * tile_rows_);
+        }
+      }
+    }
+    return {copy, tile_rows_, columns * tile_rows_, rows * columns * tile_rows_};
   }
 
-  void run_tile(Tile& t, std::int64_t index, const float* base, const Window& window,
-                float* sum) const {
-    const std::int64_t tiled = gather_ ? terms_ : run_;
-    const std::int64_t begin = index % tiles_per_run_ * tile_rows_;
-    const std::int64_t rows = min_i(tile_rows_, tiled - begin);
-    const std::int64_t term = index / tiles_per_run_ * tiled + begin;
+  static LAMELLA_INLINE void copy_few(const float* from, std::int64_t count, float* to) {
+    std::int64_t i = 0;
+    for (; i + Float::width <= count; i += Float::width) store(to + i, load(from + i));
+    if (i < count) store_n(to + i, load_n(from + i, count - i), count - i);
+  }
+
+  std::int64_t tap_offset(std::int64_t tap, const Window& window) const {
+    return (h_.offset[tap / w_.count] - h_.first()) * window.row +
+           (w_.offset[tap % w_.count] - w_.first()) * window.pixel;
+  }
+
+  void run_tile(Tile& t, std::int64_t index, const Block& block, std::int64_t group,
+                const Window& window, float* sum) const {
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
-    for (std::int64_t r = 0; r < rows; ++r) {
-      c[r] = sum + (term + r) * p_.filters;
-      if (gather_) a[r] = base + term_offset(term + r, window);
+    std::int64_t rows, term;
+    if (gather_) {
+      term = index * tile_rows_;
+      rows = min_i(tile_rows_, terms_ - term);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        a[r] = window.data + tap_offset((term + r) / channels_, window) + group * channels_ +
+               (term + r) % channels_;
+      }
+    } else {
+      // Tile after tile of channels, so that a task's share of tiles needs few of them copied.
+      const std::int64_t tile = index / p_.taps();
+      const std::int64_t tap = index % p_.taps();
+      term = tap * channels_ + tile * tile_rows_;
+      rows = min_i(tile_rows_, channels_ - tile * tile_rows_);
+      a[0] = window.data + tile * block.images * window.image + tap_offset(tap, window);
     }
-    if (!gather_) a[0] = base + term_offset(term, window);
+    for (std::int64_t r = 0; r < rows; ++r) c[r] = sum + (term + r) * p_.filters;
     t.a = a;
     t.c = c;
     tile_kernel(gather_ ? Form::gather : Form::columns, rows, vectors_for(t.columns))(t);
@@ -162,7 +219,7 @@ class KernelGradient {
   const float* dz_;
   TapAxis h_, w_;
   std::int64_t channels_, filters_;  // a group
-  std::int64_t run_, terms_, tile_rows_, tiles_per_run_, tiles_;
+  std::int64_t terms_, tile_rows_, channel_tiles_, tiles_;
   std::int64_t width_, panels_;
   bool gather_, pack_dz_;
   Blocks cut_;

@@ -3,6 +3,7 @@
 
 #include "ops/activation/activation_bind.h"
 #include "ops/dense/dense.h"
+#include "ops/dense/gradient_outputs.h"
 
 namespace lamella {
 namespace {
@@ -75,19 +76,11 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
   const DenseShapes s = check_dense(x, kernel, {});
   expect_shape("dense", "dy", dy, s.y);
   expect_shape("dense", "saved", saved, s.y);
-  dense::Backward p{s.rows, s.inputs, s.units, dy.data, x.data, kernel.data,
-                    nullptr, nullptr, nullptr};
-  py::object dx = py::none(), dkernel = py::none(), dbias = py::none();
-  const auto want = [](bool needed, const char* name, const py::object& out, const Shape& shape,
-                       float*& data, py::object& result) {
-    if (!needed) return;
-    Output output = output_array("dense", name, out, shape);
-    data = output.data;
-    result = std::move(output.array);
-  };
-  want(need_x, "out[0]", dx_out, Shape(x.shape, x.shape + x.ndim), p.dx, dx);
-  want(need_kernel, "out[1]", dkernel_out, {s.inputs, s.units}, p.dkernel, dkernel);
-  want(need_bias, "out[2]", dbias_out, {s.units}, p.dbias, dbias);
+  const GradientOutputs g = gradient_outputs(
+      "dense", {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out}, dy, x, kernel,
+      saved, s.units);
+  dense::Backward p{s.rows,    s.inputs,  s.units,        dy.data,     x.data,
+                    kernel.data, g.dx.data, g.dkernel.data, g.dbias.data};
   {
     py::gil_scoped_release release;
     const bool linear = f.kind == activation::Kind::linear;
@@ -98,7 +91,7 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
     }
     dense::kernels().backward(p);
   }
-  return py::make_tuple(dx, dkernel, dbias);
+  return g.arrays();
 }
 
 struct MatmulShapes {
@@ -180,6 +173,8 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   Shape shape = s.batch;
   shape.insert(shape.end(), {s.m, s.n});
   py::array_t<float> c = new_float_array("matmul", shape);
+  // The batch of an empty result may be of any size: nothing is to be made for each of its matrices.
+  if (c.size() == 0) return c;
   const std::int64_t count = batch_count(s.batch);
   const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
   const auto b_offset = batch_offsets(b.shape, b.ndim, s.batch, count);
@@ -211,6 +206,15 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
   Shape shape = s.batch;
   shape.insert(shape.end(), {s.m, s.n});
   expect_shape("matmul", "dy", dc, shape);
+  if (dc.size == 0) {
+    const auto zeros = [](bool needed, const FloatInput& like) -> py::object {
+      if (!needed) return py::none();
+      py::array_t<float> out = new_float_array("matmul", Shape(like.shape, like.shape + like.ndim));
+      std::fill_n(out.mutable_data(), like.size, 0.0f);
+      return out;
+    };
+    return py::make_tuple(zeros(need_a, a), zeros(need_b, b));
+  }
   const std::int64_t count = batch_count(s.batch);
   const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
   const auto b_offset = batch_offsets(b.shape, b.ndim, s.batch, count);

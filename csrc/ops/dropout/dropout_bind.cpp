@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "core/arguments.h"
+#include "core/gil.h"
 #include "core/overlap.h"
 #include "core/philox.h"
 #include "ops/dropout/dropout.h"
@@ -25,7 +26,7 @@ py::array_t<float> forward(py::object x_, py::object rate, py::object seed) {
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   float* out = y.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     dropout::kernels().apply(mask, x.size, x.data, out);
   }
   return y;
@@ -39,7 +40,7 @@ py::object backward(py::object dy_, const Shape& shape, py::object rate, py::obj
   Output dx = output_array(op, "out", out, shape);
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     dropout::kernels().apply(mask, dy.size, dy.data, dx.data);
   }
   return dx.array;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/arguments.h"
+#include "core/gil.h"
 #include "core/overlap.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/elementwise/elementwise_plan.h"
@@ -35,7 +36,7 @@ py::array_t<float> binary(const char* op, Operation operation, py::handle a_, py
   const elementwise::Broadcast plan = elementwise::plan_broadcast(shape, a_shape, b_shape);
   float* out = y.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     elementwise::kernels().binary(operation, plan, a.data, b.data, out);
   }
   return y;
@@ -117,7 +118,7 @@ py::tuple add_backward(py::object dy, const Shape& a_shape, const Shape& b_shape
   Gradients g("add", dy, a_shape, b_shape, needs, out);
   const Shape* shapes[2] = {&a_shape, &b_shape};
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     for (std::size_t i = 0; i < 2; ++i) {
       if (!needs[i]) continue;
       operand_gradient("add", g.full, *shapes[i], g.dy.data, nullptr, {}, g.target[i].data);
@@ -139,7 +140,7 @@ py::tuple multiply_backward(py::object dy, py::object a_, py::object b_,
     g.expect_apart("multiply", i, "b", operands[1]);
   }
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     for (std::size_t i = 0; i < 2; ++i) {
       if (!needs[i]) continue;
       operand_gradient("multiply", g.full, shapes[i], g.dy.data, operands[1 - i].data,
@@ -157,7 +158,7 @@ void accumulate(py::object target_, py::object source_) {
   expect_shape(op, "source", source, Shape(array.shape(), array.shape() + array.ndim()),
                "the shape of target");
   expect_separate(op, "target", target.data, target.size, "source", source.data, source.size);
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   elementwise::kernels().accumulate(source.size, source.data, target.data);
 }
 
@@ -215,7 +216,7 @@ py::array_t<float> concatenate(const std::vector<py::object>& arrays, py::object
   const Concatenation plan = plan_concatenation(op, shapes, axis);
   py::array_t<float> y = new_float_array(op, plan.shape);
   float* out = y.mutable_data();
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const std::int64_t n = plan.widths[i];
     if (inputs[i].size > 0) {
@@ -244,7 +245,7 @@ py::tuple concatenate_backward(py::object dy_, const std::vector<Shape>& shapes,
     }
   }
   {
-    py::gil_scoped_release release;
+    const ReleaseGil released;
     const float* source = dy.data;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       const std::int64_t n = plan.widths[i];

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/arguments.h"
+#include "core/gil.h"
 #include "core/overlap.h"
 
 namespace lamella {
@@ -114,7 +115,7 @@ void sgd(py::object param, py::object grad, py::object velocity_, py::object lea
   if (velocity == nullptr && options.momentum != 0.0f) {
     throw ValueError(message(op, ": momentum needs velocity, got None"));
   }
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   optimizer::kernels().sgd(options, step.size(), step.param(), step.grad(), velocity);
 }
 
@@ -137,7 +138,7 @@ void rmsprop(py::object param, py::object grad, py::object square_, py::object m
   if (momentum == nullptr && options.momentum != 0.0f) {
     throw ValueError(message(op, ": momentum needs momentum_slot, got None"));
   }
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   optimizer::kernels().rmsprop(options, step.size(), step.param(), step.grad(), square, mean,
                                momentum);
 }
@@ -164,14 +165,14 @@ void adam(py::object param, py::object grad, py::object m_, py::object v_, py::o
   float* m = step.slot("m", m_);
   float* v = step.slot("v", v_);
   float* vhat = step.optional_slot("vhat", vhat_);
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   optimizer::kernels().adam(options, step.size(), step.param(), step.grad(), m, v, vhat);
 }
 
 double squared_norm(py::object x_) {
   constexpr const char* op = "squared_norm";
   const FloatInput x = float_input(op, "x", x_);
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   const std::int64_t blocks = (x.size + optimizer::norm_block - 1) / optimizer::norm_block;
   const Scratch<double> sums(op, blocks);
   optimizer::kernels().squared_norm(x.size, x.data, sums.get());
@@ -191,7 +192,7 @@ void scale(py::object x_, py::object factor_) {
   constexpr const char* op = "scale_";
   const float factor = float_option(op, "factor", factor_);
   const Output x = writable_array(op, "x", x_);
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   optimizer::kernels().scale(factor, x.size, x.data);
 }
 
@@ -204,7 +205,7 @@ void clip(py::object x_, py::object low_, py::object high_) {
         message(op, ": low must not exceed high, got ", double{low}, " and ", double{high}));
   }
   const Output x = writable_array(op, "x", x_);
-  py::gil_scoped_release release;
+  const ReleaseGil released;
   optimizer::kernels().clip(low, high, x.size, x.data);
 }
 

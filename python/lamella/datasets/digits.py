@@ -25,7 +25,7 @@ def load_digits(
     *,
     test_fraction: float = 0.2,
     split: bool = True,
-    seed: int | None = None,
+    seed: int = 1,
 ) -> Any:
     """Return the digits as ``(x_train, y_train), (x_test, y_test)``.
 
@@ -43,9 +43,10 @@ def load_digits(
         The share of the test part, in (0, 1). It is the same for every digit.
     split : bool
         False returns all images as one pair ``(x, y)``, in the order of the original file.
-    seed : int, optional
-        Draw the test part at random. By default it is spread evenly over the original file,
-        always the same.
+    seed : int
+        Which images are the test part. The same everywhere for one seed; what a small network
+        reaches differs by about a percent from seed to seed, as the hard images fall on one side
+        or the other.
 
     Returns
     -------
@@ -71,6 +72,7 @@ def load_digits(
             f"got {size!r}"
         )
     arguments.number("load_digits", "test_fraction", test_fraction, 0, 1, exclude=[0, 1])
+    seed = random.check_seed(seed, "load_digits")
     images, labels = _read()
     x = (images / _LARGEST_VALUE)[..., None]
     if size != _PIXELS:
@@ -123,17 +125,14 @@ def _cubic_weights(count: int) -> np.ndarray:
     return weights
 
 
-def _choose_test(labels: np.ndarray, fraction: float, seed: int | None) -> np.ndarray:
-    """Return a mask of the test images: the same share of every digit."""
-    generator = None
-    if seed is not None:
-        generator = np.random.default_rng(random.check_seed(seed, "load_digits"))
+def _choose_test(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return a mask of the test images: the same share of every digit, drawn by ``seed``."""
+    # The bit stream of PCG64 is fixed for good, unlike NumPy's ways to shuffle: the parts are the
+    # same with every version.
+    draws = np.random.PCG64(seed).random_raw(labels.size)
     test = np.zeros(labels.size, bool)
     for digit in range(10):
         places = np.flatnonzero(labels == digit)
-        if generator is not None:
-            places = generator.permutation(places)
-        # With a fraction of 1/5 the middle one of every five.
-        taken = np.floor(np.arange(places.size + 1) * fraction + 0.5)
-        test[places[np.diff(taken) > 0]] = True
+        taken = round(places.size * fraction)
+        test[places[np.argsort(draws[places], kind="stable")[:taken]]] = True
     return test

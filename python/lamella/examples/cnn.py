@@ -86,7 +86,7 @@ def time_prediction(model: Sequential, x: np.ndarray, batch_size: int) -> float:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m lamella.examples.cnn", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=30, help="times to go through the images")
+    parser.add_argument("--epochs", type=int, default=20, help="times to go through the images")
     parser.add_argument("--batch-size", type=int, default=32, help="images a step")
     parser.add_argument("--seed", type=int, default=1, help="another one, another network")
     parser.add_argument("--plot", metavar="FILE", help="draw loss and accuracy to this file")

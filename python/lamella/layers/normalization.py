@@ -185,11 +185,12 @@ str or Initializer
         gamma = None if self.gamma is None else self.gamma.value
         beta = None if self.beta is None else self.beta.value
         if training and self._trainable:
-            y, mean, variance = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon)
+            normalized, mean, variance = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon)
             self._move(mean, variance)
-            return y
+            return normalized
         mean, variance = self.moving_mean.value, self.moving_variance.value
-        return ops.batch_norm(x, gamma, beta, mean, variance, epsilon=self.epsilon)
+        y: Any = ops.batch_norm(x, gamma, beta, mean, variance, epsilon=self.epsilon)
+        return y
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
         keep, take = np.float32(self.momentum), np.float32(1 - self.momentum)

@@ -142,6 +142,7 @@ depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regular
         depthwise, pointwise, bias = self.depthwise_kernel, self.pointwise_kernel, self.bias
         trained, inner_needed = self._trainable, self._trainable or self.needs_input_gradient
         shape = self._op_kernel_shape
+        pull_depthwise: Pullback
         z, pull_depthwise = ops.conv2d.vjp(
             x,
             depthwise.value.reshape(shape),

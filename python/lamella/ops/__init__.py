@@ -25,18 +25,30 @@ from lamella.ops.activation import (
     softplus,
     tanh,
 )
+from lamella.ops.batch_norm import batch_norm
 from lamella.ops.conv1d import conv1d
 from lamella.ops.conv2d import conv2d
 from lamella.ops.conv2d_transpose import conv2d_transpose
+from lamella.ops.crossentropy import (
+    binary_crossentropy,
+    categorical_crossentropy,
+    sparse_categorical_crossentropy,
+)
 from lamella.ops.dense import dense, matmul
 from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
 from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
+from lamella.ops.pool2d import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from lamella.ops.softmax import log_softmax, softmax
 
 __all__ = [
     "accumulate_",
     "adam_",
     "add",
+    "avg_pool2d",
+    "batch_norm",
+    "binary_crossentropy",
+    "categorical_crossentropy",
     "clip_",
     "concatenate",
     "conv1d",
@@ -46,8 +58,12 @@ __all__ = [
     "dropout",
     "elu",
     "gelu",
+    "global_avg_pool2d",
+    "global_max_pool2d",
     "leaky_relu",
+    "log_softmax",
     "matmul",
+    "max_pool2d",
     "multiply",
     "relu",
     "rmsprop_",
@@ -55,7 +71,9 @@ __all__ = [
     "sgd_",
     "sigmoid",
     "silu",
+    "softmax",
     "softplus",
+    "sparse_categorical_crossentropy",
     "squared_norm",
     "tanh",
 ]

@@ -162,8 +162,8 @@ def adam_(
     With w = `param` and g = `grad`, first ``w -= learning_rate * weight_decay * w`` (AdamW's
     decoupled decay, Loshchilov and Hutter 2019), then::
 
-        m += (1 - beta_1) * (g - m)
-        v += (1 - beta_2) * (g**2 - v)
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g**2
         vhat = max(vhat, v)                                   AMSGrad, else vhat = v
         alpha = learning_rate * sqrt(1 - beta_2**step) / (1 - beta_1**step)
         w -= alpha * m / (sqrt(vhat) + epsilon)

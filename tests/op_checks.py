@@ -1,0 +1,162 @@
+"""What every op that turns one float array (and perhaps more) into another has to do alike."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+
+import awkward_arrays
+import numpy as np
+import pytest
+
+from lamella import ops, utils
+
+
+def as_tuple(y):
+    return y if isinstance(y, tuple) else (y,)
+
+
+def forward_and_backward(name, arrays, options, dy=None):
+    """The results and the gradients, in one list; `dy` is drawn where it is not given."""
+    y, pullback = getattr(ops, name).vjp(*arrays, **options)
+    if dy is None:
+        dy = gradient_like(as_tuple(y)[0])
+    return [*as_tuple(y), *pullback(dy)]
+
+
+def gradient_like(y):
+    return np.random.default_rng(y.size).standard_normal(y.shape).astype(np.float32)
+
+
+def assert_same_bits(results, expected):
+    for result, right in zip(results, expected, strict=True):
+        assert (result is None) == (right is None)
+        if right is not None:
+            assert result.shape == right.shape
+            assert result.tobytes() == right.tobytes()
+
+
+def check_forward_alone_is_the_same(name, arrays, options):
+    y, _ = getattr(ops, name).vjp(*arrays, **options)
+    assert_same_bits(as_tuple(getattr(ops, name)(*arrays, **options)), as_tuple(y))
+
+
+def check_nothing_is_changed_or_shared(name, arrays, options):
+    before = [None if a is None else a.copy() for a in arrays]
+    results = forward_and_backward(name, arrays, options)
+    for array, old in zip(arrays, before, strict=True):
+        if array is not None:
+            np.testing.assert_array_equal(array, old)
+            assert not any(np.shares_memory(array, r) for r in results if r is not None)
+
+
+def check_layouts(name, arrays, options):
+    """Arrays in odd layouts give what contiguous ones give, and so does an odd dy."""
+    y = as_tuple(getattr(ops, name)(*arrays, **options))[0]
+    dy = gradient_like(y)
+    expected = forward_and_backward(name, arrays, options, dy)
+    for layout in awkward_arrays.LAYOUTS.values():
+        odd = [None if a is None else layout(a) for a in arrays]
+        assert_same_bits(forward_and_backward(name, odd, options, layout(dy)), expected)
+
+
+def check_thread_counts(name, arrays, options):
+    expected = None
+    for threads in (1, 2, 5):
+        utils.set_num_threads(threads)
+        results = forward_and_backward(name, arrays, options)
+        expected = expected or results
+        assert_same_bits(results, expected)
+
+
+def check_pullback(name, arrays, options, results=1):
+    """Called again, from another thread, with `out`, with None, with too few `needs`."""
+    count = len(arrays)
+    y, pullback = getattr(ops, name).vjp(*arrays, **options)
+    y = as_tuple(y)[0]
+    dy = gradient_like(y)
+    expected = pullback(dy)
+    assert_same_bits(pullback(dy), expected)
+
+    found = []
+    thread = threading.Thread(target=lambda: found.append(pullback(dy)))
+    thread.start()
+    thread.join()
+    assert_same_bits(found[0], expected)
+
+    out = [None if g is None else np.full_like(g, np.nan) for g in expected]
+    for gradient, place in zip(pullback(dy, out=out), out, strict=True):
+        assert gradient is place
+    assert_same_bits(out, expected)
+    assert_same_bits(pullback(dy, out=[None] * count), expected)
+
+    zeros = pullback(*[None] * results)
+    assert_same_bits(zeros, [None if g is None else g * 0.0 + 0.0 for g in zeros])
+    for wanted in range(count):
+        needs = tuple(i == wanted for i in range(count))
+        _, one = getattr(ops, name).vjp(*arrays, **options, needs=needs)
+        for i, gradient in enumerate(one(dy)):
+            assert_same_bits([gradient], [expected[i] if i == wanted else None])
+
+
+def check_pullback_refuses(name, arrays, options, results=1):
+    count = len(arrays)
+    y, pullback = getattr(ops, name).vjp(*arrays, **options)
+    y = as_tuple(y)[0]
+    dy = gradient_like(y)
+    for wrong in ((), [dy] * (results + 1)):
+        with pytest.raises(ValueError, match=f"{name}: the pullback takes"):
+            pullback(*wrong)
+    for wrong in (dy[None], dy[..., :-1], np.concatenate([dy, dy])):
+        with pytest.raises(ValueError, match=f"{name}: dy must have shape"):
+            pullback(wrong)
+    for wrong in awkward_arrays.NOT_FLOAT32_ARRAYS.values():
+        if wrong is not None:
+            with pytest.raises(TypeError, match=f"{name}: dy must be"):
+                pullback(wrong)
+    with pytest.raises(ValueError, match=f"{name}: out must have {count} entries"):
+        pullback(dy, out=[None] * (count + 1))
+    with pytest.raises(ValueError, match=f"{name}: needs must have {count} entries"):
+        getattr(ops, name).vjp(*arrays, **options, needs=[True] * (count + 1))
+
+    def with_first(out):
+        return pullback(dy, out=[out, *[None] * (count - 1)])
+
+    x = arrays[0]
+    with pytest.raises(ValueError, match=f"{name}: out must have shape"):
+        with_first(np.zeros((*x.shape, 1), np.float32))
+    with pytest.raises(TypeError, match=f"{name}: out must be float32"):
+        with_first(np.zeros(x.shape))
+    for layout in ("with gaps", "backwards", "misaligned", "read-only"):
+        with pytest.raises(ValueError, match=f"{name}: out is written in place"):
+            with_first(awkward_arrays.LAYOUTS[layout](np.zeros(x.shape, np.float32)))
+    memory = np.zeros(x.size + dy.size, np.float32)
+    memory[: dy.size] = dy.ravel()
+    with pytest.raises(ValueError, match=f"{name}: out is written and must not overlap dy"):
+        pullback(memory[: dy.size].reshape(dy.shape), out=[
+            memory[dy.size - 1 : dy.size - 1 + x.size].reshape(x.shape), *[None] * (count - 1)
+        ])  # fmt: skip
+
+
+def check_only_float32_arrays(name, arrays, options, position=0, argument="x", optional=False):
+    """The argument at `position` is refused in every other form, in both directions."""
+    for kind, wrong in awkward_arrays.NOT_FLOAT32_ARRAYS.items():
+        if optional and wrong is None:
+            continue
+        changed = [*arrays[:position], wrong, *arrays[position + 1 :]]
+        for function in (getattr(ops, name), getattr(ops, name).vjp):
+            with pytest.raises(TypeError, match=f"^{name}: {argument} must be"):
+                function(*changed, **options)
+                pytest.fail(kind)
+
+
+def check_refused_before_allocating(name, arrays, options, error, message):
+    """The options are refused, in both directions, without memory of the size they ask for."""
+    for function in (getattr(ops, name), getattr(ops, name).vjp):
+        tracemalloc.start()
+        try:
+            with pytest.raises(error, match=message):
+                function(*arrays, **options)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
