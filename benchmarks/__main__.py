@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _settle_backend(parser, options)
     if options.plot:
         _require_matplotlib(parser)
+    for path in filter(None, (options.json, options.plot)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     return _measure(selected, _load_peers(parser, options.peer, selected), options)
 
 

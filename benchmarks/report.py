@@ -108,6 +108,12 @@ class Table:
 def summary(rows: Sequence[Row]) -> list[str]:
     """The lines at the end: geometric means of the ratios, losing rows, rows in trouble."""
     lines = []
+    disturbed = sum(row.is_disturbed for row in rows)
+    if disturbed:
+        lines.append(
+            f"WARNING: {disturbed} of {len(rows)} rows were measured while other programs used "
+            f"more than {_DISTURBED:.0%} of the CPUs: measure again on a quiet machine"
+        )
     for peer in dict.fromkeys(row.peer for row in rows if row.peer):
         ratios = _ratios(rows, peer)
         if not ratios:
@@ -127,12 +133,6 @@ def summary(rows: Sequence[Row]) -> list[str]:
         if losing:
             lines.append(f"losing rows against {peer}:")
             lines.extend(f"    {ratio:.2f}x {row.case.id}" for row, ratio in losing)
-    disturbed = sum(row.is_disturbed for row in rows)
-    if disturbed:
-        lines.append(
-            f"{disturbed} of {len(rows)} rows were measured while other programs used more than "
-            f"{_DISTURBED:.0%} of the CPUs: measure again on a quiet machine"
-        )
     troubled = [row for row in rows if row.trouble]
     if troubled:
         lines.append("rows in error, counted in none of the above:")

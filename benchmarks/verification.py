@@ -111,7 +111,8 @@ def expected_by_reference(
         gradients = op.backward((dy, statistics, statistics), *arrays.values(), **options)
     else:
         gradients = op.backward(dy, *arrays.values(), **options)
-    return [g for g, needed in zip(gradients, case.needs, strict=True) if needed]
+    # Optional arrays that the case leaves out come last, and have no gradient.
+    return [g for g, needed in zip(gradients, case.needs, strict=False) if needed]
 
 
 def _kept(result: np.ndarray, rate: float) -> np.ndarray:

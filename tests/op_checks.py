@@ -56,7 +56,8 @@ def check_layouts(name, arrays, options):
     dy = gradient_like(y)
     expected = forward_and_backward(name, arrays, options, dy)
     for layout in awkward_arrays.LAYOUTS.values():
-        odd = [None if a is None else layout(a) for a in arrays]
+        with np.errstate(invalid="ignore"):  # gaps are filled with NaN, between integers too
+            odd = [None if a is None else layout(a) for a in arrays]
         assert_same_bits(forward_and_backward(name, odd, options, layout(dy)), expected)
 
 
@@ -90,8 +91,8 @@ def check_pullback(name, arrays, options, results=1):
     assert_same_bits(out, expected)
     assert_same_bits(pullback(dy, out=[None] * count), expected)
 
-    zeros = pullback(*[None] * results)
-    assert_same_bits(zeros, [None if g is None else g * 0.0 + 0.0 for g in zeros])
+    for gradient in pullback(*[None] * results):
+        assert gradient is None or not np.any(gradient)
     for wanted in range(count):
         needs = tuple(i == wanted for i in range(count))
         _, one = getattr(ops, name).vjp(*arrays, **options, needs=needs)

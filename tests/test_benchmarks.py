@@ -195,6 +195,7 @@ def test_a_wrong_result_is_noticed():
         "dense/cnn-2/forward",
         "dense/cnn-2/backward",
         "conv2d/cnn-1/backward",
+        "batch_norm/training-14x14x256/backward",
         "dropout/64K/forward",
         "softmax/32x10/backward",
         "adam_/CNN/step",

@@ -15,7 +15,7 @@ from tolerances import assert_close
 
 from lamella import ops, utils
 
-# Random123 1.14, tests/kat_vectors: philox4x32-10, counter, key, words.
+# The test vectors published with Random123 (kat_vectors, philox4x32 10): counter, key, words.
 KNOWN_ANSWERS = [
     (
         (0x00000000, 0x00000000, 0x00000000, 0x00000000),

@@ -227,7 +227,6 @@ class Product {
     for (std::int64_t q = 0; q < rows; ++q) c_rows[q] = target + (i + r + q) * ldc_ + j;
     const Segment segment = {0, 0, length};
     t.a = a_rows;
-    t.a_table = nullptr;
     t.segments = &segment;
     t.segment_count = 1;
     t.c = c_rows;

@@ -87,43 +87,33 @@ void run_tile(const Tile& t) {
   Accumulators<rows, vectors> acc;
   acc.begin(t);
   const std::int64_t b_stride = t.b_stride;
-  if constexpr (form == Form::table) {
-    const float* const* a = t.a;
-    const float* b = t.b;
-    const std::int64_t length = t.segments[0].length;
-    for (std::int64_t k = 0; k < length; ++k, b += b_stride) {
-      const std::int64_t offset = t.a_table[k];
-      acc.step(b, [&](int r) { return a[r][offset]; });
-    }
-  } else {
-    for (std::int64_t s = 0; s < t.segment_count; ++s) {
-      const Segment segment = t.segments[s];
-      const float* b = t.b + segment.b;
-      if constexpr (form == Form::columns) {
-        const float* a = t.a[0] + segment.a;
-        for (std::int64_t k = 0; k < segment.length; ++k, a += t.a_step, b += b_stride) {
-          acc.step(b, [&](int r) { return a[r]; });
+  for (std::int64_t s = 0; s < t.segment_count; ++s) {
+    const Segment segment = t.segments[s];
+    const float* b = t.b + segment.b;
+    if constexpr (form == Form::columns) {
+      const float* a = t.a[0] + segment.a;
+      for (std::int64_t k = 0; k < segment.length; ++k, a += t.a_step, b += b_stride) {
+        acc.step(b, [&](int r) { return a[r]; });
+      }
+    } else {
+      const float* a[rows];
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) a[r] = t.a[r] + segment.a;
+      std::int64_t k = 0;
+      if constexpr (form == Form::rows) {
+        // Four terms at a time: one load of each row's address serves four broadcasts.
+        for (; k + 4 <= segment.length; k += 4, b += 4 * b_stride) {
+#pragma GCC unroll 4
+          for (int u = 0; u < 4; ++u) {
+            acc.step(b + u * b_stride, [&](int r) { return a[r][k + u]; });
+          }
+        }
+        for (; k < segment.length; ++k, b += b_stride) {
+          acc.step(b, [&](int r) { return a[r][k]; });
         }
       } else {
-        const float* a[rows];
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) a[r] = t.a[r] + segment.a;
-        std::int64_t k = 0;
-        if constexpr (form == Form::rows) {
-          // Four terms at a time: one load of each row's address serves four broadcasts.
-          for (; k + 4 <= segment.length; k += 4, b += 4 * b_stride) {
-#pragma GCC unroll 4
-            for (int u = 0; u < 4; ++u) {
-              acc.step(b + u * b_stride, [&](int r) { return a[r][k + u]; });
-            }
-          }
-          for (; k < segment.length; ++k, b += b_stride) {
-            acc.step(b, [&](int r) { return a[r][k]; });
-          }
-        } else {
-          for (std::int64_t i = 0; k < segment.length; ++k, i += t.a_step, b += b_stride) {
-            acc.step(b, [&](int r) { return a[r][i]; });
-          }
+        for (std::int64_t i = 0; k < segment.length; ++k, i += t.a_step, b += b_stride) {
+          acc.step(b, [&](int r) { return a[r][i]; });
         }
       }
     }
@@ -193,8 +183,6 @@ TileKernel tile_kernel(Form form, std::int64_t rows, int vectors) {
       return with_vectors<Form::columns>(rows, vectors);
     case Form::gather:
       return with_vectors<Form::gather>(rows, vectors);
-    case Form::table:
-      return with_vectors<Form::table>(rows, vectors);
   }
   return nullptr;
 }

@@ -7,11 +7,10 @@
 // of B are rows * vectors independent FMA chains. A segment is a run of the reduction over which A
 // and B are both regular: one for a plain product, one a filter row for a convolution.
 //
-// A comes in four forms, so that nothing has to be rearranged in memory first:
+// A comes in three forms, so that nothing has to be rearranged in memory first:
 //   rows     A_s(r, k) = a[r][a_s + k]             row-major matrix, convolution input
 //   columns  A_s(r, k) = a[0][a_s + k * a_step + r]   transposed matrix, weight gradient
 //   gather   A_s(r, k) = a[r][a_s + k * a_step]    weight gradient with few channels
-//   table    A(r, k)   = a[r][a_table[k]]          convolution with few channels; one segment
 //
 // B is read in whole vectors: the caller sees to it that vectors * width columns are readable.
 // C is written only in its `columns` columns.
@@ -27,7 +26,7 @@ constexpr int max_tile_rows = Float::registers == 32 ? 12 : 6;
 constexpr int wide_tile_rows = Float::registers == 32 ? 6 : 2;  // up to here 4 vectors fit
 constexpr int max_tile_vectors = 4;
 
-enum class Form { rows, columns, gather, table };
+enum class Form { rows, columns, gather };
 
 struct Segment {
   std::int64_t a;       // offset in floats, added to every row of A
@@ -38,7 +37,6 @@ struct Segment {
 struct Tile {
   const float* const* a;
   std::int64_t a_step;
-  const std::int32_t* a_table;
   const Segment* segments;
   std::int64_t segment_count;
   const float* b;

@@ -4,6 +4,7 @@
 #include "gemm/bias_gradient.h"
 #include "gemm/gemm.h"
 #include "gemm/tile.h"
+#include "ops/conv2d/conv2d_few_channels.h"
 #include "ops/conv2d/conv2d_phases.h"
 #include "ops/conv2d/conv2d_taps.h"
 #include "simd/task.h"
@@ -21,8 +22,6 @@ constexpr std::int64_t max_terms = 288;
 // Runs shorter than this are read through a table of offsets instead of segment by segment.
 constexpr std::int64_t short_run = 16;
 constexpr std::int64_t max_table = 512;
-// The table form keeps one address a row in general registers.
-constexpr std::int64_t table_tile_rows = max_tile_rows < 8 ? max_tile_rows : 8;
 
 // Where the results of one sum over taps lie.
 struct Target {
@@ -185,7 +184,6 @@ class TapSumRunner {
     const bool activate_after = last && !relu && s_.activation.kind != Kind::linear;
     Tile t;
     t.a_step = 1;
-    t.a_table = work.table;
     t.segments = work.segments;
     t.segment_count = segments;
     t.columns = min_i(width_, s_.columns - j);
@@ -199,11 +197,13 @@ class TapSumRunner {
     t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
     t.accumulate = !first;
     t.relu = relu && last;
+    if (use_table_) {
+      run_table(work, t, group, channel, result, activate_after);
+      return;
+    }
     const int vectors = vectors_for(t.columns);
-    const std::int64_t most = use_table_ ? table_tile_rows : max_tile_rows;
-    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, most));
-    const Form form = use_table_ ? Form::table : Form::rows;
-    const TileKernel kernel = tile_kernel(form, tile, vectors);
+    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, max_tile_rows));
+    const TileKernel kernel = tile_kernel(Form::rows, tile, vectors);
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
     t.a = a;
@@ -214,15 +214,48 @@ class TapSumRunner {
         a[r] = work.window.data + group * s_.run + work.x_offset[pixel + r];
         c[r] = result + work.y_offset[pixel + r] + channel;
       }
-      (rows == tile ? kernel : tile_kernel(form, rows, vectors))(t);
-      if (!activate_after) continue;
-      for (std::int64_t r = 0; r < rows; ++r) {
-        float* y = s_.y.data + work.y_offset[pixel + r] + channel;
-        if (result != s_.y.data) {
-          std::memcpy(y, c[r], static_cast<std::size_t>(t.columns) * sizeof(float));
-        }
-        activate_row(s_.activation, y, t.columns);
+      (rows == tile ? kernel : tile_kernel(Form::rows, rows, vectors))(t);
+      if (activate_after) activate_pixels(work, pixel, rows, channel, t.columns, result);
+    }
+  }
+
+  void run_table(const Work& work, const Tile& t, std::int64_t group, std::int64_t channel,
+                 float* result, bool activate_after) const {
+    TableRow row;
+    row.x_step = s_.w.step * work.window.pixel;
+    row.table = work.table;
+    row.terms = terms_;
+    row.b = t.b;
+    row.bias = t.bias;
+    row.relu = t.relu;
+    row.y_step = s_.y.pixel;
+    row.outputs = s_.w.output;
+    row.columns = t.columns;
+    for (std::int64_t pixel = 0; pixel < work.pixels; pixel += s_.w.output) {
+      row.x = work.window.data + group * s_.run + work.x_offset[pixel];
+      row.y = result + work.y_offset[pixel] + channel;
+      // The panel's layout has vectors_ to a term, also where the last panel fills only one.
+      if (vectors_ == 1) {
+        table_row<1>(row);
+      } else {
+        table_row<2>(row);
       }
+      if (activate_after) {
+        activate_pixels(work, pixel, s_.w.output, channel, t.columns, result);
+      }
+    }
+  }
+
+  // From the pre-activation, or in place, for pixels whose tile is still in cache.
+  void activate_pixels(const Work& work, std::int64_t begin, std::int64_t count,
+                       std::int64_t channel, std::int64_t columns, const float* result) const {
+    for (std::int64_t r = begin; r < begin + count; ++r) {
+      const std::int64_t at = work.y_offset[r] + channel;
+      if (result != s_.y.data) {
+        std::memcpy(s_.y.data + at, result + at,
+                    static_cast<std::size_t>(columns) * sizeof(float));
+      }
+      activate_row(s_.activation, s_.y.data + at, columns);
     }
   }
 

@@ -101,8 +101,7 @@ class KernelGradient {
         const std::int64_t f = group * filters_ + panel * width_;
         Tile t;
         t.a_step = step;
-        t.a_table = nullptr;
-        t.segments = segments;
+            t.segments = segments;
         t.segment_count = count;
         t.columns = min_i(width_, filters_ - panel * width_);
         t.bias = nullptr;

@@ -147,7 +147,8 @@ LAMELLA_INLINE void gradient_from_probabilities(const float* x, std::int64_t cla
     label_kept = clip_low <= p && p <= clip_high;
     if (label_kept) unchanged += targets.extra;
   }
-  const float scale = dy / total;
+  // An infinite sum makes every probability 0 or NaN, and the gradient NaN.
+  const float scale = dy / total + (total - total);
   for_vectors(0, classes, [&](auto at) {
     const Float q = at.get(x) / set(total);
     const Float share = select(clip_keeps(q), targets.at(at) / q, zero());

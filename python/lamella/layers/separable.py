@@ -142,7 +142,6 @@ depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regular
         depthwise, pointwise, bias = self.depthwise_kernel, self.pointwise_kernel, self.bias
         trained, inner_needed = self._trainable, self._trainable or self.needs_input_gradient
         shape = self._op_kernel_shape
-        pull_depthwise: Pullback
         z, pull_depthwise = ops.conv2d.vjp(
             x,
             depthwise.value.reshape(shape),
@@ -167,7 +166,8 @@ depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regular
             )
             out = depthwise.gradient_out()
             view = None if out is None else out.reshape(shape)
-            dx, ddepthwise, _ = pull_depthwise(dz, out=(None, view, None))
+            gradients: Any = pull_depthwise(dz, out=(None, view, None))
+            dx, ddepthwise, _ = gradients
             pointwise.add_gradient(dpointwise)
             depthwise.add_gradient(ddepthwise.reshape(depthwise.shape) if out is None else out)
             if bias is not None:
