@@ -60,7 +60,7 @@ void bind_core(py::module_& module) {
       "set_num_threads",
       [](py::object n) {
         const std::int64_t count = int_option("set_num_threads", "n", n);
-        py::gil_scoped_release release;
+        const ReleaseGil release;
         set_num_threads(count);
       },
       py::arg("n"));

@@ -441,7 +441,8 @@ def test_parity_with_keras(optimizer: str, rng: np.random.Generator) -> None:
     def build(module: object) -> object:
         layer = module.layers
         start = module.Input((8, 8, 2))
-        h = layer.Conv2D(4, 3, padding="same")(start)
+        # No bias before a normalization: its gradient is rounding noise, which Adam blows up.
+        h = layer.Conv2D(4, 3, padding="same", use_bias=False)(start)
         h = layer.BatchNormalization()(h)
         skip = layer.Activation("relu")(h)
         h = layer.Conv2D(4, 3, padding="same", activation="relu")(skip)
@@ -458,6 +459,7 @@ def test_parity_with_keras(optimizer: str, rng: np.random.Generator) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        keras.utils.set_random_seed(1)
         theirs = build(keras)
         ours = build(lamella)
         ours.set_weights(theirs.get_weights())

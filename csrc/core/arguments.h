@@ -16,6 +16,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/gil.h"
 #include "core/memory_pool.h"
 
 namespace lamella {

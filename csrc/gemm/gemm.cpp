@@ -313,6 +313,7 @@ void pack_panel(const Matrix& b, std::int64_t k, std::int64_t j, std::int64_t co
 
 std::int64_t gemm_workspace(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a,
                             const Matrix& b) {
+  if (m <= 0 || n <= 0) return 0;
   const Plan p = make_plan(m, n, k, b);
   const Workspace w = workspace_for(p, a.column_stride != 1);
   return w.a_floats + w.b_floats + (p.pack_last_panel ? k * p.panel_width : 0);

@@ -29,7 +29,7 @@ struct Finish {
 std::int64_t gemm_workspace(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a,
                             const Matrix& b);
 
-// a (m, k), b (k, n), c (m, n) with row stride ldc. c overlaps neither a nor b. k may be 0.
+// a (m, k), b (k, n), c (m, n) with row stride ldc. c overlaps neither a nor b. Sizes may be 0.
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
           float* c, std::int64_t ldc, const Finish& finish, float* workspace);
 

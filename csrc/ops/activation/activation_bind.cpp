@@ -3,7 +3,6 @@
 #include <cmath>
 #include <string_view>
 
-#include "core/gil.h"
 #include "core/overlap.h"
 
 namespace lamella {

@@ -76,7 +76,7 @@ py::object forward_with_own_statistics(const Arguments& a) {
   float* variance_out = variance.mutable_data();
   float* saved_out = saved.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     batch_norm::kernels().statistics(a.rows, a.channels, a.x.data, mean_out, variance_out);
     std::copy_n(mean_out, a.channels, saved_out);
     std::copy_n(variance_out, a.channels, saved_out + a.channels);
@@ -92,7 +92,7 @@ py::object forward(py::object x, py::object gamma, py::object beta, py::object m
   py::array_t<float> y = new_float_array(op, a.x_shape());
   float* y_out = y.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     batch_norm::kernels().forward(a.forward(a.mean.data, a.variance.data, y_out));
   }
   return y;
@@ -190,7 +190,7 @@ py::object backward(py::object dy_, py::object d_mean_, py::object d_variance_, 
       {"gamma", &a.gamma}, {"mean", &a.mean},  {"variance", &a.variance},  {"saved", &saved}};
   for (const auto& [name, input] : inputs) gradients.expect_separate_from(name, *input);
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     batch_norm::kernels().backward(p);
   }
   return gradients.result();

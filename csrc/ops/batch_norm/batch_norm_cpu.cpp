@@ -128,32 +128,35 @@ void statistics(std::int64_t rows, std::int64_t channels, const float* x, float*
   const ChunkMoments moments{scratch.get(), scratch.get() + size, scratch.get() + 2 * size};
   chunk_moments(layout, x, moments);
   const double share = 1.0 / static_cast<double>(rows);
-  double* sum = totals.get();
+  double* row_sum = totals.get();
   combine(
-      layout, sum,
+      layout, row_sum,
       [&](std::int64_t i, std::int64_t column, std::int64_t) {
         const std::int64_t k = i * layout.columns + column;
         const double n = static_cast<double>(layout.chunk_rows(i));
-        return n * static_cast<double>(moments.center[k]) + static_cast<double>(moments.sum[k]);
+        const float center = moments.center[k];
+        // The distances from an infinite center are NaN, but the mean is infinite.
+        const float sum = center - center == 0.0f ? moments.sum[k] : 0.0f;
+        return n * static_cast<double>(center) + static_cast<double>(sum);
       },
       [&](std::int64_t element, std::int64_t) { return static_cast<double>(x[element]); });
-  double* squares = sum + channels;
+  double* squares = row_sum + channels;
   combine(
       layout, squares,
       // sum (x - mean)^2 = sum ((x - center) + (center - mean))^2
       [&](std::int64_t i, std::int64_t column, std::int64_t c) {
         const std::int64_t k = i * layout.columns + column;
         const double n = static_cast<double>(layout.chunk_rows(i));
-        const double shift = static_cast<double>(moments.center[k]) - sum[c] * share;
+        const double shift = static_cast<double>(moments.center[k]) - row_sum[c] * share;
         return static_cast<double>(moments.squares[k]) +
                shift * (2.0 * static_cast<double>(moments.sum[k]) + n * shift);
       },
       [&](std::int64_t element, std::int64_t c) {
-        const double d = static_cast<double>(x[element]) - sum[c] * share;
+        const double d = static_cast<double>(x[element]) - row_sum[c] * share;
         return d * d;
       });
   for (std::int64_t c = 0; c < channels; ++c) {
-    mean[c] = static_cast<float>(sum[c] * share);
+    mean[c] = static_cast<float>(row_sum[c] * share);
     // Rounding may leave a tiny negative sum where all rows are equal.
     variance[c] = squares[c] < 0.0 ? 0.0f : static_cast<float>(squares[c] * share);
   }

@@ -46,7 +46,7 @@ double best_rate(double seconds, double amount, const Run& run) {
 double measure_fma_ceiling(py::object seconds_) {
   const char* op = "measure_fma_ceiling";
   const double seconds = seconds_option(op, seconds_);
-  py::gil_scoped_release release;
+  const ReleaseGil release;
   const ceiling::Kernels& kernels = ceiling::kernels();
   const int threads = num_threads();
   constexpr std::int64_t steps = 4096;
@@ -74,7 +74,7 @@ double measure_read_bandwidth(py::object bytes, py::object seconds_) {
   const char* op = "measure_read_bandwidth";
   const double seconds = seconds_option(op, seconds_);
   const std::int64_t part = part_of(op, bytes);
-  py::gil_scoped_release release;
+  const ReleaseGil release;
   const int threads = num_threads();
   const Scratch<float> x(op, part * threads);
   const Scratch<float> sums(op, threads * ceiling::sum_stride);
@@ -90,7 +90,7 @@ double measure_copy_bandwidth(py::object bytes, py::object seconds_) {
   const char* op = "measure_copy_bandwidth";
   const double seconds = seconds_option(op, seconds_);
   const std::int64_t part = part_of(op, bytes);
-  py::gil_scoped_release release;
+  const ReleaseGil release;
   const int threads = num_threads();
   const Scratch<float> x(op, part * threads);
   const Scratch<float> y(op, part * threads);

@@ -262,7 +262,7 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
     saved = std::move(z);
   }
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     if (y.size() > 0) product(out);
   }
   return py::make_tuple(y, save ? saved : py::none());
@@ -278,7 +278,7 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x
   expect_shape(op, "saved", saved, y_shape);
   const GradientOutputs g = gradient_outputs(op, wanted, dy, x, kernel, saved, results);
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
     const Scratch<float> scratch(op, linear ? 0 : dy.size);
     const float* dz = dy.data;

@@ -69,7 +69,7 @@ py::object new_loss(const char* op, const Arguments& arguments, const Compute& c
   py::array_t<float> loss = new_float_array(op, arguments.loss_shape());
   float* out = loss.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     compute(out);
   }
   return loss;
@@ -90,7 +90,7 @@ py::object new_gradient(const char* op, const Arguments& arguments, const FloatI
   if (arguments.class_weights) expect_separate_from("class_weights", arguments.class_weights);
   if (separate) expect_separate_from("labels", separate);
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     compute(dy.data, d_pred.data);
   }
   return d_pred.array;

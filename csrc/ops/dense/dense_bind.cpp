@@ -58,7 +58,7 @@ py::tuple dense_forward(py::object x_, py::object kernel_, py::object bias_, py:
     saved = std::move(z);
   }
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     dense::kernels().forward(p);
   }
   return py::make_tuple(y, save ? saved : py::none());
@@ -82,7 +82,7 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
   dense::Backward p{s.rows,    s.inputs,  s.units,        dy.data,     x.data,
                     kernel.data, g.dx.data, g.dkernel.data, g.dbias.data};
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
     const Scratch<float> dz("dense", linear ? 0 : dy.size);
     if (!linear) {
@@ -187,7 +187,7 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   p.b_row = transpose_b ? 1 : s.n;
   p.b_column = transpose_b ? s.k : 1;
   {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     dense::kernels().matmul(p);
   }
   return c;
@@ -239,7 +239,7 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
     float* data = out.mutable_data();
     dense::Matmul p{count, m, n, k, x.data, x.offset->data(), x.row, x.column, y.data,
                     y.offset->data(), y.row, y.column, data, offset.data(), summed};
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     if (summed) std::fill(data, data + like.size, 0.0f);
     dense::kernels().matmul(p);
     return out;

@@ -1,7 +1,6 @@
 #include <pybind11/stl.h>
 
 #include "core/arguments.h"
-#include "core/gil.h"
 #include "core/overlap.h"
 #include "core/philox.h"
 #include "ops/dropout/dropout.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/arguments.h"
-#include "core/gil.h"
 #include "core/overlap.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/elementwise/elementwise_plan.h"

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "core/arguments.h"
-#include "core/gil.h"
 #include "core/overlap.h"
 
 namespace lamella {

@@ -104,7 +104,7 @@ py::object max_forward(const char* op, const PoolGeometry& g, const Shape& y_sha
   }
   if (y.size() > 0) {
     float* out = y.mutable_data();
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     max_pool2d::kernels().forward(g, x.data, out, winner_out);
   }
   if (!save) return y;
@@ -121,7 +121,7 @@ py::object max_backward(const char* op, const PoolGeometry& g, const Shape& y_sh
   const Output dx = output_array(op, "out", out, input_shape(g));
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   if (dx.size > 0) {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     max_pool2d::kernels().backward(g, dy.data, winner.data, dx.data);
   }
   return dx.array;
@@ -171,7 +171,7 @@ py::object avg_pool2d_forward(py::object x_, py::object pool_size, py::object st
   py::array_t<float> y = new_float_array(op, output_shape(g));
   if (y.size() > 0) {
     float* out = y.mutable_data();
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     avg_pool2d::kernels().forward(g, count_pad, x.data, out);
   }
   return y;
@@ -189,7 +189,7 @@ py::object avg_pool2d_backward(py::object dy_, const py::tuple& x_shape, py::obj
   const Output dx = output_array(op, "out", out, input_shape(g));
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   if (dx.size > 0) {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     avg_pool2d::kernels().backward(g, count_pad, dy.data, dx.data);
   }
   return dx.array;
@@ -202,7 +202,7 @@ py::object global_avg_pool2d_forward(py::object x_) {
   py::array_t<float> y = new_float_array(op, {g.batch, g.channels});
   if (y.size() > 0) {
     float* out = y.mutable_data();
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     avg_pool2d::kernels().global_forward(g.batch, g.height.input * g.width.input, g.channels,
                                          x.data, out);
   }
@@ -217,7 +217,7 @@ py::object global_avg_pool2d_backward(py::object dy_, const py::tuple& x_shape, 
   const Output dx = output_array(op, "out", out, input_shape(g));
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   if (dx.size > 0) {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     avg_pool2d::kernels().global_backward(g.batch, g.height.input * g.width.input, g.channels,
                                           dy.data, dx.data);
   }

@@ -31,7 +31,7 @@ py::object forward(py::object x_, py::object axis_, bool logarithm) {
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   if (x.size > 0) {
     float* out = y.mutable_data();
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     softmax::kernels().forward(axis, logarithm, x.data, out);
   }
   return y;
@@ -49,7 +49,7 @@ py::object backward(py::object dy_, py::object y_, py::object axis_, bool logari
   expect_separate(op, "out", dx.data, dx.size, "y", y.data, y.size);
   expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
   if (y.size > 0) {
-    py::gil_scoped_release release;
+    const ReleaseGil release;
     softmax::kernels().backward(axis, logarithm, dy.data, y.data, dx.data);
   }
   return dx.array;

@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 import numpy as np
 
 P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 Array = np.ndarray[Any, Any]
 Gradients = tuple["Array | None", ...]
@@ -22,19 +22,19 @@ class Pullback(Protocol):
     ) -> Gradients: ...
 
 
-class Op(Protocol, Generic[P, R_co]):
+class Op(Protocol, Generic[P, R]):
     """A function of arrays, with its vector-Jacobian product as the attribute ``vjp``."""
 
     __name__: str
-    vjp: Callable[..., tuple[R_co, Pullback]]
+    vjp: Callable[..., tuple[R, Pullback]]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
 
-def op(vjp: Callable[..., tuple[Any, Pullback]]) -> Callable[[Callable[P, R_co]], Op[P, R_co]]:
+def op(vjp: Callable[..., tuple[Any, Pullback]]) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Attach ``vjp`` to an op. The op stays a plain function: calling it costs nothing extra."""
 
-    def attach(function: Callable[P, R_co]) -> Op[P, R_co]:
+    def attach(function: Callable[P, R]) -> Op[P, R]:
         vjp.__name__ = f"{function.__name__}.vjp"
         vjp.__doc__ = (
             f"Forward pass of `{function.__name__}` and its pullback: ``(y, pullback)``.\n\n"
@@ -42,7 +42,7 @@ def op(vjp: Callable[..., tuple[Any, Pullback]]) -> Callable[[Callable[P, R_co]]
             "one that was None, is not differentiable, or is False in ``needs``. Arrays in\n"
             "``out`` receive the gradients in place."
         )
-        result = cast("Op[P, R_co]", function)
+        result = cast("Op[P, R]", function)
         result.vjp = vjp
         return result
 
