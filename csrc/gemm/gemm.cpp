@@ -35,7 +35,10 @@ std::int64_t balanced(std::int64_t size, std::int64_t most) {
   return ceil_div(size, ceil_div(size, most));
 }
 
+// Sizes of 0 are planned as 1: gemm_workspace is asked before gemm decides that there is no work.
 Plan make_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& b) {
+  m = max_i(m, 1);
+  n = max_i(n, 1);
   constexpr std::int64_t width = Float::width;
   Plan p;
   p.vectors = n <= width ? 1 : (m <= wide_tile_rows && n > 2 * width) ? max_tile_vectors : 2;
