@@ -36,7 +36,7 @@ def test_cnn_repeats_itself(capsys):
 def test_cnn_shows_a_line_an_epoch(capsys):
     cnn.main(["--epochs", "2", "--verbose", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"Epoch 1/2 - 45/45 - \d+s \d+[mu]s/step - accuracy: 0\.\d+ - loss: ", lines[0])
+    assert re.match(r"Epoch 1/2 - 45/45 - .*/step - accuracy: 0\.\d+ - loss: ", lines[0])
     assert lines[1].startswith("Epoch 2/2")
 
 

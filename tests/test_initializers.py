@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from keras_peer import import_keras
 
 from lamella import initializers, random
-from tests.keras_peer import import_keras
 
 NAMES = [
     "Zeros", "Ones", "Constant", "Identity", "RandomNormal", "RandomUniform", "TruncatedNormal",

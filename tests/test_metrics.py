@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from keras_peer import import_keras
 
 from lamella import losses, metrics
-from tests.keras_peer import import_keras
 
 # (class, config, shape of y_pred, what y_true is)
 CASES = [

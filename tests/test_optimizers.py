@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from keras_peer import import_keras
 
 from lamella import optimizers, registry, schedules
 from lamella.optimizers.base import merge_segments
-from tests.keras_peer import import_keras
 
 # Three weights of a model, each beginning at a multiple of 16 floats.
 SEGMENTS = [(0, 10, True), (16, 20, True), (32, 39, True)]

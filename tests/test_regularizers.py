@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from keras_peer import import_keras
 
 from lamella import regularizers
-from tests.keras_peer import import_keras
 
 W = np.float32([[-1.5, 0.0], [2.0, 0.25]])
 

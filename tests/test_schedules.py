@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from keras_peer import import_keras
 
 from lamella import schedules
 from lamella.optimizers import schedules as optimizer_schedules
-from tests.keras_peer import import_keras
 
 CASES = [
     ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 10, "decay_rate": 0.5}),

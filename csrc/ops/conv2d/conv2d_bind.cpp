@@ -47,7 +47,8 @@ struct Filter {
   std::int64_t height, width, third, fourth;  // third: channels a group
 };
 
-Filter filter(const char* op, FloatInput k, bool one_axis) {
+Filter filter(const char* op, FloatInput k, bool one_axis,
+              const char* axes = "(height, width, channels / groups, filters)") {
   Filter f;
   if (one_axis) {
     expect_ndim(op, "kernel", k, 3, "(width, channels / groups, filters)");
@@ -56,7 +57,7 @@ Filter filter(const char* op, FloatInput k, bool one_axis) {
     f.third = f.array.shape[1];
     f.fourth = f.array.shape[2];
   } else {
-    expect_ndim(op, "kernel", k, 4, "(height, width, channels / groups, filters)");
+    expect_ndim(op, "kernel", k, 4, axes);
     f = {std::move(k), 0, 0, 0, 0};
     f.height = f.array.shape[0];
     f.width = f.array.shape[1];
@@ -339,6 +340,8 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
       });
 }
 
+constexpr const char* transposed_axes = "(height, width, filters / groups, channels)";
+
 py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_,
                             py::object strides, py::object padding, py::object output_padding,
                             py::object dilation, py::object groups, py::object activation_,
@@ -346,7 +349,7 @@ py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_,
   const char* op = "conv2d_transpose";
   const Options o{strides, padding, dilation, groups, activation_};
   const Image x = image(op, "x", float_input(op, "x", x_), false);
-  const Filter k = filter(op, float_input(op, "kernel", kernel_), false);
+  const Filter k = filter(op, float_input(op, "kernel", kernel_), false, transposed_axes);
   const FloatInput bias = optional_float_input(op, "bias", bias_);
   const Activation f = activation_option(op, activation_);
   const Problem p = transposed_problem(op, x, k, o, output_padding);
@@ -365,7 +368,7 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
   const char* op = "conv2d_transpose";
   const Options o{strides, padding, dilation, groups, activation_};
   const Image x = image(op, "x", float_input(op, "x", x_), false);
-  const Filter k = filter(op, float_input(op, "kernel", kernel_), false);
+  const Filter k = filter(op, float_input(op, "kernel", kernel_), false, transposed_axes);
   const Problem p = transposed_problem(op, x, k, o, output_padding);
   const conv2d::Kernels& kernels = conv2d::kernels();
   return run_backward(

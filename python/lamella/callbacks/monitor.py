@@ -9,6 +9,7 @@ from typing import Any
 
 from lamella import arguments
 from lamella.callbacks.base import Callback, Logs
+from lamella.progress import format_value
 
 
 class MonitorCallback(Callback):
@@ -246,14 +247,14 @@ class ModelCheckpoint(MonitorCallback):
         value = self._value(logs)
         if value is None:
             return True  # warned of; losing the model would be worse than saving it
-        if self._improves(value, self.best):
-            if self.verbose > 0:
-                print(f"Epoch {epoch + 1}: {self.monitor} improved from {self.best} to {value}")
-            self.best = value
-            return True
+        improved = self._improves(value, self.best)
         if self.verbose > 0:
-            print(f"Epoch {epoch + 1}: {self.monitor} did not improve from {self.best}")
-        return False
+            verdict = "improved on" if improved else "did not improve on"
+            known = "nothing yet" if self.best is None else format_value(self.best)
+            print(f"Epoch {epoch + 1}: {self.monitor} {format_value(value)} {verdict} {known}")
+        if improved:
+            self.best = value
+        return improved
 
 
 class ReduceLROnPlateau(MonitorCallback):

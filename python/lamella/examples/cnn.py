@@ -2,7 +2,7 @@
 
 Run it with ``python -m lamella.examples.cnn``; ``--help`` lists its options. It needs no download:
 the digits come with lamella. Training takes a few seconds and ends above 98% on digits the network
-has not seen.
+has not seen. There are only 1,438 to learn from, so it goes through them 30 times.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plot:
         check_plotting()
 
-    # The same seed gives the same network, digit by digit of every weight.
+    # The same seed gives the same network, down to the last bit.
     set_random_seed(options.seed)
 
     # x: images (n, 28, 28, 1), y: which digit each one shows (n,).
@@ -85,8 +85,12 @@ def time_prediction(model: Sequential, x: np.ndarray, batch_size: int) -> float:
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m lamella.examples.cnn", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=20, help="times to go through the images")
+    parser = argparse.ArgumentParser(
+        prog="python -m lamella.examples.cnn",
+        description="Recognise handwritten digits with a small convolutional network.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--epochs", type=int, default=30, help="times to go through the images")
     parser.add_argument("--batch-size", type=int, default=32, help="images a step")
     parser.add_argument("--seed", type=int, default=1, help="another one, another network")
     parser.add_argument("--plot", metavar="FILE", help="draw loss and accuracy to this file")

@@ -57,6 +57,19 @@ def integer_labels(owner: str, y_true: np.ndarray, y_pred: np.ndarray) -> np.nda
     return labels.astype(np.int64)
 
 
+def _by_rows(
+    op: Any, y_pred: np.ndarray, targets: np.ndarray, **options: Any
+) -> tuple[np.ndarray, Pullback]:
+    """Apply a cross-entropy op, which takes two axes, to predictions (..., classes)."""
+    rows, pullback = op.vjp(y_pred.reshape(-1, y_pred.shape[-1]), targets, **options)
+
+    def pull(d_rows: np.ndarray) -> np.ndarray:
+        d_pred, _ = pullback(d_rows.reshape(-1))
+        return d_pred.reshape(y_pred.shape)
+
+    return rows.reshape(y_pred.shape[:-1]), pull
+
+
 @registry.register("loss")
 class SparseCategoricalCrossentropy(Loss):
     """``-log p[label]`` for class numbers.
@@ -112,19 +125,14 @@ class SparseCategoricalCrossentropy(Loss):
         self, y_true: np.ndarray, y_pred: np.ndarray, from_logits: bool | None = None
     ) -> tuple[np.ndarray, Pullback, np.ndarray | None]:
         labels = integer_labels(self.name, y_true, y_pred)
-        rows, pullback = ops.sparse_categorical_crossentropy.vjp(
-            y_pred.reshape(-1, y_pred.shape[-1]),
+        rows, pullback = _by_rows(
+            ops.sparse_categorical_crossentropy,
+            y_pred,
             labels.reshape(-1),
             from_logits=self.from_logits if from_logits is None else from_logits,
             ignore_index=self.ignore_class,
         )
-        counted = None if self.ignore_class is None else labels != self.ignore_class
-        shape = y_pred.shape
-        return (
-            rows.reshape(shape[:-1]),
-            lambda d_rows: pullback(d_rows.reshape(-1))[0].reshape(shape),
-            counted,
-        )
+        return rows, pullback, None if self.ignore_class is None else labels != self.ignore_class
 
     def value_and_gradient_from_logits(
         self, y_true: Any, logits: Any, sample_weight: Any = None
@@ -188,17 +196,14 @@ class CategoricalCrossentropy(Loss):
     ) -> tuple[np.ndarray, Pullback, np.ndarray | None]:
         shape = y_pred.shape
         y_true, y_pred = align(self.name, y_true, y_pred)
-        rows, pullback = ops.categorical_crossentropy.vjp(
-            y_pred.reshape(-1, y_pred.shape[-1]),
+        rows, pullback = _by_rows(
+            ops.categorical_crossentropy,
+            y_pred,
             y_true.reshape(-1, y_true.shape[-1]),
             from_logits=self.from_logits if from_logits is None else from_logits,
             label_smoothing=self.label_smoothing,
         )
-        return (
-            rows.reshape(y_pred.shape[:-1]),
-            lambda d_rows: pullback(d_rows.reshape(-1))[0].reshape(shape),
-            None,
-        )
+        return rows, lambda d_rows: pullback(d_rows).reshape(shape), None
 
     def value_and_gradient_from_logits(
         self, y_true: Any, logits: Any, sample_weight: Any = None
@@ -260,17 +265,14 @@ class BinaryCrossentropy(Loss):
     ) -> tuple[np.ndarray, Pullback, np.ndarray | None]:
         shape = y_pred.shape
         y_true, y_pred = align(self.name, y_true, y_pred)
-        rows, pullback = ops.binary_crossentropy.vjp(
-            y_pred.reshape(-1, y_pred.shape[-1]),
+        rows, pullback = _by_rows(
+            ops.binary_crossentropy,
+            y_pred,
             y_true.reshape(-1, y_true.shape[-1]),
             from_logits=self.from_logits,
             label_smoothing=self.label_smoothing,
         )
-        return (
-            rows.reshape(y_pred.shape[:-1]),
-            lambda d_rows: pullback(d_rows.reshape(-1))[0].reshape(shape),
-            None,
-        )
+        return rows, lambda d_rows: pullback(d_rows).reshape(shape), None
 
     def get_config(self) -> dict[str, Any]:
         return {
