@@ -85,6 +85,17 @@ def away_from_kinks(dy, z, activation):
     return np.where(near, np.float32(0), dy)
 
 
+def derivative_error(activation, z, dy, terms):
+    """How far dz = dy f'(z) may be off, in units of EPS: f' itself, and z's error times f'' <= 1.
+
+    That error of z is 0.4 EPS sqrt(terms) of the largest z at most (see tolerances.py).
+    """
+    if activation in (None, "linear", "relu", "leaky_relu"):
+        return 0.0
+    largest_z, largest_dy = (np.max(np.abs(a), initial=0.0) for a in (z, dy))
+    return largest_dy * (6 + 0.5 * (1 + math.sqrt(terms)) * largest_z)
+
+
 def check(name, arrays, options, rng):
     """Values and gradients are the reference's; inputs stay as they are and no result is one."""
     op, reference = getattr(ops, name), OPS[name]
@@ -121,6 +132,10 @@ def check(name, arrays, options, rng):
         assert gradient.shape == array.shape
         typical = 3 * math.sqrt(k) * root_mean_square(pair[0]) * root_mean_square(pair[1])
         scale = max(np.max(np.abs(expected), initial=0.0), typical)
+        # Errors of dz: the largest one where a single term is summed, a few deviations of many.
+        other = root_mean_square(pair[0] if pair[1] is dy else pair[1])
+        spread = other * (0.75 * math.sqrt(k) + 2.25) / (2 + math.sqrt(terms + k))
+        scale += spread * derivative_error(activation, z, dy, terms)
         assert_close(gradient, expected, name, "backward", terms + k, scale)
 
     results = [y, same_y, *(g for g in gradients if g is not None)]

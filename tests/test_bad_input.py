@@ -25,24 +25,36 @@ TRANSPOSED = (2, 3, 8, 4)
 
 # (op, shapes, options, what the message says)
 SHAPES = [
-    ("conv2d", [X[1:], KERNEL], {}, "x must have 4 axes (batch, height, width, channels), got shape (5, 6, 4)"),
+    ("conv2d", [X[1:], KERNEL], {}, "x must have 4 axes (batch, height, width, channels), got"),
     ("conv2d", [(1, *X), KERNEL], {}, "x must have 4 axes"),
-    ("conv2d", [(), KERNEL], {}, "x must have 4 axes (batch, height, width, channels), got shape ()"),
-    ("conv2d", [X, KERNEL[1:]], {}, "kernel must have 4 axes (height, width, channels / groups, filters)"),
-    ("conv2d", [X, (2, 3, 5, 8)], {}, "kernel must have channels / groups = 4 on its last axis but one, got kernel (2, 3, 5, 8) for x (2, 5, 6, 4) and groups=1"),
+    ("conv2d", [(), KERNEL], {}, "x must have 4 axes (batch, height, width, channels)"),
+    ("conv2d", [X, KERNEL[1:]], {}, "kernel must have 4 axes (height, width, channels / groups,"),
+    (
+        "conv2d",
+        [X, (2, 3, 5, 8)],
+        {},
+        "kernel must have channels / groups = 4 on its last axis but one, "
+        "got kernel (2, 3, 5, 8) for x (2, 5, 6, 4) and groups=1",
+    ),
     ("conv2d", [X, KERNEL], {"groups": 2}, "kernel must have channels / groups = 2"),
-    ("conv2d", [X, (2, 3, 1, 6)], {"groups": 4}, "groups must divide the channels and the filters, got groups=4 for 4 channels and 6 filters"),
+    ("conv2d", [X, (2, 3, 1, 6)], {"groups": 4}, "got groups=4 for 4 channels and 6 filters"),
     ("conv2d", [X, KERNEL], {"groups": 3}, "groups must divide the channels and the filters"),
     ("conv2d", [X, KERNEL, (7,)], {}, "bias must have shape (8,) (one value a filter), got (7,)"),
     ("conv2d", [X, KERNEL, (8, 1)], {}, "bias must have shape (8,)"),
     ("conv2d", [X, KERNEL, ()], {}, "bias must have shape (8,)"),
     ("conv2d", [X, (0, 3, 4, 8)], {}, "kernel must not be empty, got shape (0, 3, 4, 8)"),
     ("conv2d", [X, (2, 3, 4, 0)], {}, "kernel must not be empty"),
-    ("conv2d", [(2, 5, 6, 0), KERNEL], {}, "x must have at least one channel, got shape (2, 5, 6, 0)"),
+    ("conv2d", [(2, 5, 6, 0), KERNEL], {}, "x must have at least one channel, got shape"),
     ("conv2d", [(2, 0, 6, 4), KERNEL], {}, "the input's size must be at least 1, got 0 (height)"),
     ("conv2d", [(2, 5, 0, 4), KERNEL], {"padding": 5}, "got 0 (width)"),
-    ("conv2d", [X, (6, 3, 4, 8)], {}, "the window is larger than the padded input: height 6 (6 taps, dilation 1) against 5 (5 + padding 0 + 0)"),
-    ("conv2d", [X, KERNEL], {"dilation": (1, 3)}, "the window is larger than the padded input: width 7"),
+    (
+        "conv2d",
+        [X, (6, 3, 4, 8)],
+        {},
+        "the window is larger than the padded input: height 6 (6 taps, dilation 1) "
+        "against 5 (5 + padding 0 + 0)",
+    ),
+    ("conv2d", [X, KERNEL], {"dilation": (1, 3)}, "larger than the padded input: width 7"),
     ("conv2d", [X, (9, 3, 4, 8)], {"padding": ((1, 2), (0, 0))}, "against 8 (5 + padding 1 + 2)"),
     ("conv1d", [X, KERNEL1], {}, "x must have 3 axes (batch, time, channels)"),
     ("conv1d", [X1, KERNEL], {}, "kernel must have 3 axes"),
@@ -50,32 +62,38 @@ SHAPES = [
     ("conv1d", [X1, (6, 4, 8)], {}, "the window is larger than the padded input: time 6"),
     ("conv1d", [X1, KERNEL1, (4,)], {}, "bias must have shape (8,)"),
     ("conv1d", [X1, (2, 3, 8)], {}, "kernel must have channels / groups = 4"),
-    ("conv2d_transpose", [X, KERNEL], {}, "kernel must have as many channels on its last axis as x, got kernel (2, 3, 4, 8) for x (2, 5, 6, 4)"),
-    ("conv2d_transpose", [X, KERNEL[1:]], {}, "kernel must have 4 axes (height, width, filters / groups, channels)"),
-    ("conv2d_transpose", [X, TRANSPOSED], {"groups": 3}, "groups must divide the channels, got groups=3 for 4 channels"),
+    (
+        "conv2d_transpose",
+        [X, KERNEL],
+        {},
+        "kernel must have as many channels on its last axis as x, "
+        "got kernel (2, 3, 4, 8) for x (2, 5, 6, 4)",
+    ),
+    ("conv2d_transpose", [X, KERNEL[1:]], {}, "(height, width, filters / groups, channels)"),
+    ("conv2d_transpose", [X, TRANSPOSED], {"groups": 3}, "got groups=3 for 4 channels"),
     ("conv2d_transpose", [X, TRANSPOSED, (4,)], {}, "bias must have shape (8,)"),
     ("conv2d_transpose", [X, TRANSPOSED, (8,)], {"groups": 2}, "bias must have shape (16,)"),
     ("conv2d_transpose", [(2, 5, 0, 4), TRANSPOSED], {}, "x must not be empty along its width"),
     ("conv2d_transpose", [(2, 5, 6, 0), (2, 3, 8, 0)], {}, "kernel must not be empty"),
     ("conv2d_transpose", [X, (2, 3, 0, 4)], {}, "kernel must not be empty"),
-    ("conv2d_transpose", [X, TRANSPOSED], {"padding": 3}, "padding leaves nothing of the result along its height, which has 6 positions without it"),
+    ("conv2d_transpose", [X, TRANSPOSED], {"padding": 3}, "along its height, which has 6 pos"),
     ("conv2d_transpose", [X, TRANSPOSED], {"padding": (0, 4)}, "along its width, which has 8"),
     ("dense", [(), (1, 2)], {}, "x must have at least 1 axis (..., D), got shape ()"),
     ("dense", [(3, 4), (4,)], {}, "kernel must have 2 axes (D, U), got shape (4,)"),
     ("dense", [(3, 4), (1, 4, 2)], {}, "kernel must have 2 axes"),
-    ("dense", [(3, 4), (5, 2)], {}, "kernel must have 4 rows, the size of x's last axis; got kernel (5, 2) for x (3, 4)"),
+    ("dense", [(3, 4), (5, 2)], {}, "kernel must have 4 rows, the size of x's last axis"),
     ("dense", [(3, 4), (4, 2), (3,)], {}, "bias must have shape (2,) (one value a unit), got (3,)"),
     ("dense", [(3, 4), (4, 2), (1, 2)], {}, "bias must have shape (2,)"),
     ("dense", [(3, 0), (0, 2)], {}, "kernel must not be empty, got (0, 2)"),
     ("dense", [(3, 4), (4, 0)], {}, "kernel must not be empty"),
     ("matmul", [(4,), (4, 2)], {}, "a and b must have at least 2 axes, got shapes (4,) and (4, 2)"),
     ("matmul", [(3, 4), ()], {}, "a and b must have at least 2 axes"),
-    ("matmul", [(3, 4), (5, 2)], {}, "a and b must agree in the axis summed over, got 4 and 5 (shapes (3, 4) and (5, 2)"),
+    ("matmul", [(3, 4), (5, 2)], {}, "agree in the axis summed over, got 4 and 5"),
     ("matmul", [(3, 4), (4, 2)], {"transpose_a": True}, "got 3 and 4"),
     ("matmul", [(3, 4), (4, 2)], {"transpose_b": True}, "got 4 and 2"),
-    ("matmul", [(2, 3, 4), (3, 4, 2)], {}, "the batch axes of a and b do not broadcast, got shapes (2, 3, 4) and (3, 4, 2)"),
+    ("matmul", [(2, 3, 4), (3, 4, 2)], {}, "got shapes (2, 3, 4) and (3, 4, 2)"),
     ("matmul", [(0, 3, 4), (2, 4, 2)], {}, "do not broadcast"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "shapes", "options", "message"), SHAPES, ids=str)
@@ -119,7 +137,11 @@ OPTIONS = [
     ("conv2d_transpose", "padding", "causal"),
     ("conv1d", "padding", ((1, 1), (1, 1))),
     *[("conv2d_transpose", "output_padding", v) for v in (1, -1, (0, 1), 0.0, True, "0", (0,))],
-    *[("matmul", option, v) for option in ("transpose_a", "transpose_b") for v in (1, 0, None, "T")],
+    *[
+        ("matmul", option, v)
+        for option in ("transpose_a", "transpose_b")
+        for v in (1, 0, None, "T")
+    ],
 ]
 
 
@@ -291,7 +313,7 @@ def test_arrays_that_repeat_one_element_are_not_read_where_they_lie():
         ("matmul", [large, ones(1, 1)]),
     ):
         for function in (getattr(ops, name), getattr(ops, name).vjp):
-            with pytest.raises(MemoryError, match="16.0 TiB|17592186044416"):
+            with pytest.raises(MemoryError, match=r"16\.0 TiB|17592186044416"):
                 function(*arrays)
     few = repeated(one, (3, 4), (0, 0))
     np.testing.assert_array_equal(ops.dense(few, ones(4, 2)), np.full((3, 2), 4, np.float32))

@@ -66,7 +66,7 @@ def check(arrays, options, statistics_gradients=False):
 
 
 def gradient_scale(i, dy, wanted, rows, slope=1.0):
-    """The magnitude of what was summed: dx is slope * dy less its mean, the others one term a row."""
+    """The magnitude of what was summed: dx is slope * dy less its mean, the others a term a row."""
     largest = np.max(np.abs(wanted), initial=0.0)
     terms = max(1.0, slope) * np.max(np.abs(dy), initial=0.0)
     return max(largest, terms if i == 0 else np.sqrt(rows) * terms)

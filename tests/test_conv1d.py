@@ -75,7 +75,9 @@ def test_integers_are_exact(path, backend, rng):
     for t in range(steps):
         for f in range(filters):
             first = f // (filters // groups) * per_group
-            window = padded[:, t * stride : t * stride + extent : dilation, first : first + per_group]
+            window = padded[
+                :, t * stride : t * stride + extent : dilation, first : first + per_group
+            ]
             expected[:, t, f] += (window * kernel[:, :, f].astype(np.int64)).sum(axis=(1, 2))
     if x.size == 0:
         assert ops.conv1d(x, kernel, bias, **options).shape == expected.shape

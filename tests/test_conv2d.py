@@ -204,7 +204,9 @@ def test_same_bits_for_any_number_of_threads_and_from_run_to_run(case, backend, 
 )
 @pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_follow_the_arithmetic(wrong, x, kernel, options, activation, backend, rng):
+def test_nan_and_infinity_follow_the_arithmetic(
+    wrong, x, kernel, options, activation, backend, rng
+):
     x, kernel, bias = products.make_arrays("conv2d", (x, kernel, kernel[-1:]), rng)
     x[0, 4, 3, 1] = wrong
     options = {**options, "activation": activation}

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layer_cases import CASES, IDS, STEP, Case, randomize
 
 from lamella import activations, layers, ops
 from lamella import random as lamella_random
-from tests.layer_cases import CASES, IDS, STEP, Case, randomize
 
 
 @pytest.fixture(params=CASES, ids=IDS)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_peer import import_keras
+from layer_cases import CASES, IDS, Case, randomize
 
 from lamella import activations, layers
-from tests.keras_peer import import_keras
-from tests.layer_cases import CASES, IDS, Case, randomize
 
 # Float32 in another order of summation, on sums of at most 100 terms of size 1.
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-5}

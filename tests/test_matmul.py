@@ -14,9 +14,7 @@ from reference import OPS, cases
 
 from lamella import ops, utils
 
-TRANSPOSES = [
-    {"transpose_a": a, "transpose_b": b} for a in (False, True) for b in (False, True)
-]
+TRANSPOSES = [{"transpose_a": a, "transpose_b": b} for a in (False, True) for b in (False, True)]
 
 # name: (batch of a, batch of b, M, K, N)
 PATHS = {

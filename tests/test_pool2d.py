@@ -255,9 +255,7 @@ def test_count_and_ceil_mode_follow_torch(name, backend, rng):
 
     x = image(rng, 2, 11, 10, 18)
     counts = (False, True) if name == "avg_pool2d" else (None,)
-    grid = itertools.product(
-        (2, (3, 4)), (2, (1, 3)), (0, 1, (1, 0)), (False, True), counts
-    )
+    grid = itertools.product((2, (3, 4)), (2, (1, 3)), (0, 1, (1, 0)), (False, True), counts)
     for pool_size, strides, padding, ceil_mode, count in grid:
         options = {"pool_size": pool_size, "strides": strides, "padding": padding}
         options["ceil_mode"] = ceil_mode
@@ -364,6 +362,13 @@ def test_results_larger_than_memory(name):
     options = {"pool_size": 4_000_001, "strides": 1, "padding": 4_000_000}
     with pytest.raises(MemoryError, match=f"{name}: out of memory, could not allocate"):
         getattr(ops, name)(np.zeros((1, 1, 1, 1), np.float32), **options)
+
+
+def test_images_whose_positions_do_not_fit_int32():
+    x = np.zeros((0, 50_000, 50_000, 1), np.float32)
+    with pytest.raises(ValueError, match=r"need an image of less than 2.* got 50000 x 50000"):
+        ops.global_max_pool2d(x)
+    assert ops.max_pool2d(x, pool_size=15).shape == (0, 3333, 3333, 1)
 
 
 @each_windowed

@@ -76,7 +76,7 @@ def test_pullback(case, backend, rng):
 
 
 def test_pullback_of_matmul(backend, rng):
-    name, (a, b), options = arrays_of("matmul", rng)
+    _, (a, b), options = arrays_of("matmul", rng)
     y, pullback = ops.matmul.vjp(a, b, **options)
     dy = op_checks.gradient_like(y)
     expected = pullback(dy)

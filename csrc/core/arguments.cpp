@@ -119,7 +119,8 @@ Input<std::int64_t> index_input(const char* op, const char* name, py::handle obj
 void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,
                   const Shape& expected, const char* why) {
   bool equal = ndim == static_cast<int>(expected.size());
-  for (int i = 0; equal && i < ndim; ++i) equal = actual[i] == expected[static_cast<std::size_t>(i)];
+  for (int i = 0; equal && i < ndim; ++i)
+    equal = actual[i] == expected[static_cast<std::size_t>(i)];
   if (equal) return;
   throw ValueError(message(op, ": ", name, " must have shape ", shape_text(expected),
                            why[0] ? message(" (", why, ")") : std::string(), ", got ",
@@ -220,8 +221,10 @@ std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char*
 
 double real_option(const char* op, const char* name, py::handle object) {
   const double value = PyBool_Check(object.ptr()) ? NAN : PyFloat_AsDouble(object.ptr());
-  if (PyErr_Occurred()) PyErr_Clear();
-  else if (std::isfinite(value)) return value;
+  if (PyErr_Occurred())
+    PyErr_Clear();
+  else if (std::isfinite(value))
+    return value;
   throw ValueError(message(op, ": ", name, " must be a finite number, got ", repr_text(object)));
 }
 

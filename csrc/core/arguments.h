@@ -57,8 +57,8 @@ template <class T>
 void expect_ndim(const char* op, const char* name, const Input<T>& array, int ndim,
                  const char* axes) {
   if (array.ndim != ndim) {
-    throw ValueError(message(op, ": ", name, " must have ", ndim, " axes ", axes,
-                             ", got shape ", array.shape_text()));
+    throw ValueError(message(op, ": ", name, " must have ", ndim, " axes ", axes, ", got shape ",
+                             array.shape_text()));
   }
 }
 

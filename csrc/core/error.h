@@ -21,11 +21,21 @@ struct MemoryError : std::runtime_error {
 };
 
 namespace detail {
-inline std::string text(const std::string& s) { return s; }
-inline std::string text(const char* s) { return s; }
-inline std::string text(std::int64_t v) { return std::to_string(v); }
-inline std::string text(int v) { return std::to_string(v); }
-inline std::string text(std::size_t v) { return std::to_string(v); }
+inline std::string text(const std::string& s) {
+  return s;
+}
+inline std::string text(const char* s) {
+  return s;
+}
+inline std::string text(std::int64_t v) {
+  return std::to_string(v);
+}
+inline std::string text(int v) {
+  return std::to_string(v);
+}
+inline std::string text(std::size_t v) {
+  return std::to_string(v);
+}
 std::string text(double v);
 }  // namespace detail
 

@@ -37,7 +37,9 @@ namespace detail {
 extern int isa_in_use;
 }
 
-inline Isa current_isa() { return static_cast<Isa>(detail::isa_in_use); }
+inline Isa current_isa() {
+  return static_cast<Isa>(detail::isa_in_use);
+}
 
 }  // namespace lamella
 
@@ -48,9 +50,9 @@ inline Isa current_isa() { return static_cast<Isa>(detail::isa_in_use); }
   }
 #define LAMELLA_KERNELS_ADDRESS(isa) &isa::kernels,
 // To be used inside the op's own namespace, after its `struct Kernels`.
-#define LAMELLA_DECLARE_KERNELS()                                                       \
-  LAMELLA_FOR_EACH_ISA(LAMELLA_DECLARE_ONE_ISA)                                         \
-  inline const Kernels& kernels() {                                                     \
+#define LAMELLA_DECLARE_KERNELS()                                                          \
+  LAMELLA_FOR_EACH_ISA(LAMELLA_DECLARE_ONE_ISA)                                            \
+  inline const Kernels& kernels() {                                                        \
     static const Kernels* const table[] = {LAMELLA_FOR_EACH_ISA(LAMELLA_KERNELS_ADDRESS)}; \
-    return *table[static_cast<int>(current_isa())];                                     \
+    return *table[static_cast<int>(current_isa())];                                        \
   }

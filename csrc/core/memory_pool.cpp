@@ -38,13 +38,14 @@ SizeClass size_class(std::size_t bytes) {
   const auto octave = static_cast<std::size_t>(std::bit_width(bytes - 1)) - 1;  // 2^octave < bytes
   const std::size_t step = std::max((std::size_t{1} << octave) / steps_per_octave, alignment);
   const std::size_t rounded = (bytes + step - 1) / step * step;
-  const std::size_t index = octave * steps_per_octave + (rounded - (std::size_t{1} << octave)) / step;
+  const std::size_t index =
+      octave * steps_per_octave + (rounded - (std::size_t{1} << octave)) / step;
   return {index, rounded};
 }
 
 std::size_t physical_memory() {
-  static const std::size_t bytes =
-      static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  static const std::size_t bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                                   static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
 }
 
@@ -125,9 +126,8 @@ void pool_release(void* data) noexcept {
   const auto bytes = static_cast<std::int64_t>(block->bytes);
   p.statistics.bytes_in_use -= bytes;
   auto& blocks = p.free_blocks[block->size_class];
-  const bool keep =
-      p.statistics.bytes_cached + p.statistics.bytes_in_use + bytes <=
-      p.statistics.peak_bytes_in_use + always_kept;
+  const bool keep = p.statistics.bytes_cached + p.statistics.bytes_in_use + bytes <=
+                    p.statistics.peak_bytes_in_use + always_kept;
   try {
     if (keep) {
       blocks.push_back(block);

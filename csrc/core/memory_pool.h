@@ -33,9 +33,9 @@ class Scratch {
   // Inlined by force: kernels compiled for different instruction sets must not share a copy.
   [[gnu::always_inline]] Scratch() {}
   [[gnu::always_inline]] Scratch(const char* op, std::int64_t count)
-      : data_(count > 0 ? static_cast<T*>(
-                              pool_allocate(op, static_cast<std::size_t>(count) * sizeof(T)))
-                        : nullptr) {}
+      : data_(count > 0
+                  ? static_cast<T*>(pool_allocate(op, static_cast<std::size_t>(count) * sizeof(T)))
+                  : nullptr) {}
   [[gnu::always_inline]] Scratch(Scratch&& other) noexcept : data_(other.data_) {
     other.data_ = nullptr;
   }

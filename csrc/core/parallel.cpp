@@ -190,7 +190,8 @@ void Pool::work() {
 }
 
 // Never destroyed: at exit other threads may still be computing, and joining workers from a static
-// destructor can deadlock. The mutexes are plain pthread ones so that a forked child can reset them.
+// destructor can deadlock. The mutexes are plain pthread ones so that a forked child can reset
+// them.
 struct Shared {
   std::mutex pool_mutex;
   Pool* pool = nullptr;
@@ -232,12 +233,14 @@ void run_parallel(std::int64_t tasks, int slots, TaskFunction task, void* contex
   inside_task = false;
 }
 
-int num_threads() { return shared().threads.load(); }
+int num_threads() {
+  return shared().threads.load();
+}
 
 void set_num_threads(std::int64_t n) {
   if (n < 1 || n > max_threads) {
-    throw ValueError(message("the number of threads must lie in [1, ", max_threads,
-                             "]; received ", n));
+    throw ValueError(
+        message("the number of threads must lie in [1, ", max_threads, "]; received ", n));
   }
   Shared& s = shared();
   std::lock_guard lock(s.pool_mutex);

@@ -3,9 +3,9 @@
 //
 // Work is cut by the problem and never by the number of threads: `run_parallel(tasks, ...)` calls
 // `task(context, i, slot)` once for each i in [0, tasks), on any thread, in any order, and returns
-// when all are done. A task must not throw. Inside a task, or while another Python thread is using the
-// pool, run_parallel runs its tasks one after the other on the calling thread: the answer is the
-// same.
+// when all are done. A task must not throw. Inside a task, or while another Python thread is using
+// the pool, run_parallel runs its tasks one after the other on the calling thread: the answer is
+// the same.
 //
 // The size is LAMELLA_NUM_THREADS, else OMP_NUM_THREADS, else the number of physical cores in the
 // affinity mask, at most the cgroup's CPU quota. Threads start at the first parallel call, spin

@@ -7,8 +7,8 @@
 
 namespace lamella::LAMELLA_ISA {
 
-// out[c] = sum over r of dz[r][c]. Rows are summed in chunks of a fixed size and the chunks' sums in
-// order, so the result does not depend on the number of threads.
+// out[c] = sum over r of dz[r][c]. Rows are summed in chunks of a fixed size and the chunks' sums
+// in order, so the result does not depend on the number of threads.
 inline void bias_gradient(const float* dz, std::int64_t rows, std::int64_t columns, float* out) {
   const std::int64_t chunk = max_i(32, (16 << 10) / max_i(columns, 1));
   const std::int64_t chunks = ceil_div(rows, chunk);

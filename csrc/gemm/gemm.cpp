@@ -129,8 +129,16 @@ class Product {
  public:
   Product(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
           float* c, std::int64_t ldc, const Finish& finish, float* workspace)
-      : m_(m), n_(n), k_(k), a_(a), b_(b), c_(c), ldc_(ldc), finish_(finish),
-        plan_(make_plan(m, n, k, b)), a_transposed_(a.column_stride != 1),
+      : m_(m),
+        n_(n),
+        k_(k),
+        a_(a),
+        b_(b),
+        c_(c),
+        ldc_(ldc),
+        finish_(finish),
+        plan_(make_plan(m, n, k, b)),
+        a_transposed_(a.column_stride != 1),
         packed_b_(workspace),
         packed_a_(workspace + tail_floats() + workspace_for(plan_, a_transposed_).b_floats) {}
 
@@ -217,12 +225,11 @@ class Product {
     float* c_rows[max_tile_rows];
     Tile t;
     if (a_transposed_) {
-      a_rows[0] = plan_.pack_a ? packed_a_ + r * length
-                               : a_.data + i + r + k * a_.column_stride;
+      a_rows[0] = plan_.pack_a ? packed_a_ + r * length : a_.data + i + r + k * a_.column_stride;
       t.a_step = plan_.pack_a ? rows : a_.column_stride;
     } else {
-      const float* base = plan_.pack_a ? packed_a_ + r * length
-                                       : a_.data + (i + r) * a_.row_stride + k;
+      const float* base =
+          plan_.pack_a ? packed_a_ + r * length : a_.data + (i + r) * a_.row_stride + k;
       const std::int64_t stride = plan_.pack_a ? length : a_.row_stride;
       for (std::int64_t q = 0; q < rows; ++q) a_rows[q] = base + q * stride;
       t.a_step = 1;
@@ -247,9 +254,9 @@ class Product {
       t.b_stride = b_.row_stride;
     }
     // The last panel may need fewer vectors than the others.
-    const int vectors = t.columns <= Float::width                                   ? 1
+    const int vectors = t.columns <= Float::width                             ? 1
                         : plan_.vectors == 4 && t.columns <= 2 * Float::width ? 2
-                                                                                    : plan_.vectors;
+                                                                              : plan_.vectors;
     tile_kernel(a_transposed_ ? Form::columns : Form::rows, rows, vectors)(t);
     if (!last || relu_in_tile_ || finish_.activation.kind == Kind::linear) return;
     for (std::int64_t q = 0; q < rows; ++q) {

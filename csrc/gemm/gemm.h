@@ -2,7 +2,8 @@
 //
 // Each element of C is one chain of fused multiply-adds over k in ascending order, cut only at
 // multiples of a block length that depends on the shape: the result is the same for any number of
-// threads. Small operands are read where they lie; large ones are copied into panels block by block.
+// threads. Small operands are read where they lie; large ones are copied into panels block by
+// block.
 #pragma once
 
 #include "ops/activation/activation_simd.h"
@@ -19,10 +20,10 @@ struct Matrix {
 
 // What happens to the product on its way to memory.
 struct Finish {
-  const float* bias = nullptr;        // (n)
+  const float* bias = nullptr;  // (n)
   Activation activation = {};
-  float* pre_activation = nullptr;    // (m, n) with C's row stride: the argument of the activation
-  bool accumulate = false;            // C += A B; then no bias, no activation
+  float* pre_activation = nullptr;  // (m, n) with C's row stride: the argument of the activation
+  bool accumulate = false;          // C += A B; then no bias, no activation
 };
 
 // Floats of workspace that gemm needs for these sizes.

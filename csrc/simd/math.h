@@ -102,10 +102,9 @@ struct Normal {
   Float density;
 };
 LAMELLA_INLINE Normal normal(Float x) {
-  static constexpr float q[] = {2.257036758e-01f, 2.250152637e-01f,  2.143908327e-01f,
-                                1.321559366e-01f, 2.648754388e-01f,  -2.709264353e-01f,
-                                5.312308894e-01f, -4.866318219e-01f, 1.928233246e-01f,
-                                -2.863709538e-02f};
+  static constexpr float q[] = {
+      2.257036758e-01f,  2.250152637e-01f, 2.143908327e-01f,  1.321559366e-01f, 2.648754388e-01f,
+      -2.709264353e-01f, 5.312308894e-01f, -4.866318219e-01f, 1.928233246e-01f, -2.863709538e-02f};
   const Float a = abs(x);
   const Float t = set(1.0f) / fma(a, set(0.28284271f), set(1.0f));
   const Float e = exp(x * x * set(-0.5f));

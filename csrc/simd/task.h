@@ -31,9 +31,8 @@ LAMELLA_INLINE void parallel_for_slots(std::int64_t tasks, int slots, const Body
 // on the problem alone, so sums over chunks are the same for any number of threads.
 template <class Body>
 LAMELLA_INLINE void parallel_chunks(std::int64_t size, std::int64_t chunk, const Body& body) {
-  parallel_for(ceil_div(size, chunk), [&](std::int64_t i) {
-    body(i * chunk, min_i(size, (i + 1) * chunk));
-  });
+  parallel_for(ceil_div(size, chunk),
+               [&](std::int64_t i) { body(i * chunk, min_i(size, (i + 1) * chunk)); });
 }
 
 }  // namespace lamella::LAMELLA_ISA

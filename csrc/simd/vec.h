@@ -47,8 +47,14 @@
 
 namespace lamella::LAMELLA_ISA {
 
-LAMELLA_INLINE std::int64_t min_i(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-LAMELLA_INLINE std::int64_t max_i(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-LAMELLA_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+LAMELLA_INLINE std::int64_t min_i(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+LAMELLA_INLINE std::int64_t max_i(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
+LAMELLA_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace lamella::LAMELLA_ISA

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamella import (
         activations,
         callbacks,
+        datasets,
         initializers,
         layers,
         losses,
@@ -39,6 +40,7 @@ _SUBMODULES = frozenset(
     {
         "activations",
         "callbacks",
+        "datasets",
         "initializers",
         "layers",
         "losses",
@@ -64,6 +66,7 @@ __all__ = [
     "Sequential",
     "activations",
     "callbacks",
+    "datasets",
     "initializers",
     "layers",
     "losses",

@@ -97,7 +97,9 @@ def cpu_name() -> str:
 def bench(arguments: Sequence[str]) -> int:
     """Hand over to the benchmarks, which come with the sources and not with the package."""
     checkout = Path.cwd()
-    if not all((checkout / part).is_file() for part in ("benchmarks/__main__.py", "CMakeLists.txt")):
+    if not all(
+        (checkout / part).is_file() for part in ("benchmarks/__main__.py", "CMakeLists.txt")
+    ):
         print(
             "lamella bench: no benchmarks here. They are part of lamella's sources: run this in "
             "the top folder of a checkout.",

@@ -16,11 +16,16 @@ struct Entry {
   Activation activation;
 };
 constexpr Entry entries[] = {
-    {"linear", {Kind::linear, 0.0f}},      {"relu", {Kind::relu, 0.0f}},
-    {"leaky_relu", {Kind::leaky_relu, 0.2f}}, {"elu", {Kind::elu, 1.0f}},
-    {"sigmoid", {Kind::sigmoid, 0.0f}},    {"tanh", {Kind::tanh, 0.0f}},
-    {"softplus", {Kind::softplus, 0.0f}},  {"silu", {Kind::silu, 0.0f}},
-    {"gelu", {Kind::gelu, 0.0f}},          {"gelu_tanh", {Kind::gelu_tanh, 0.0f}},
+    {"linear", {Kind::linear, 0.0f}},
+    {"relu", {Kind::relu, 0.0f}},
+    {"leaky_relu", {Kind::leaky_relu, 0.2f}},
+    {"elu", {Kind::elu, 1.0f}},
+    {"sigmoid", {Kind::sigmoid, 0.0f}},
+    {"tanh", {Kind::tanh, 0.0f}},
+    {"softplus", {Kind::softplus, 0.0f}},
+    {"silu", {Kind::silu, 0.0f}},
+    {"gelu", {Kind::gelu, 0.0f}},
+    {"gelu_tanh", {Kind::gelu_tanh, 0.0f}},
 };
 
 // A finite number that is finite in float32 too.

@@ -46,7 +46,9 @@ constexpr float gelu_tanh_inner = 0.7978845608f;  // sqrt(2 / pi)
 constexpr float gelu_tanh_cubic = 0.044715f;
 
 // e^x - 1 without cancellation for small |x|: tanh(x/2) (e^x + 1).
-LAMELLA_INLINE Float expm1(Float x) { return tanh(x * set(0.5f)) * (exp(x) + set(1.0f)); }
+LAMELLA_INLINE Float expm1(Float x) {
+  return tanh(x * set(0.5f)) * (exp(x) + set(1.0f));
+}
 
 template <Kind kind>
 LAMELLA_INLINE Float activate(Float x, Float parameter) {
@@ -143,7 +145,8 @@ LAMELLA_INLINE void activate_row(Activation f, float* y, std::int64_t n) {
     for (; i + Float::width <= n; i += Float::width) {
       store(y + i, activate<decltype(tag)::kind>(load(y + i), parameter));
     }
-    if (i < n) store_n(y + i, activate<decltype(tag)::kind>(load_n(y + i, n - i), parameter), n - i);
+    if (i < n)
+      store_n(y + i, activate<decltype(tag)::kind>(load_n(y + i, n - i), parameter), n - i);
   });
 }
 

@@ -1,7 +1,8 @@
 // 2-D convolution (cross-correlation, as in every framework), NHWC, kernel (KH, KW, C/G, F).
 //
 //   y[n, i, j, f] = act( bias[f] + sum over p, q, c of
-//                        x[n, i*sh + p*dh - top, j*sw + q*dw - left, g*C/G + c] * kernel[p, q, c, f] )
+//                        x[n, i*sh + p*dh - top, j*sw + q*dw - left, g*C/G + c] * kernel[p, q, c,
+//                        f] )
 //
 // where g = f / (F/G) is f's group, x outside the image is 0, and WindowAxis holds strides s,
 // dilations d and paddings. With G = C it is the depthwise convolution: filter c*m + k belongs to

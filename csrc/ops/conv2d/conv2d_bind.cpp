@@ -106,8 +106,10 @@ py::object padding_1d(const char* op, const py::object& padding, std::int64_t ke
   }
   if (PyUnicode_Check(padding.ptr())) {
     if (name == "valid" || name == "same") return padding;
-    throw ValueError(message(op, ": padding must be \"valid\", \"same\", \"causal\", an integer or "
-                                 "(before, after), got ", repr_text(padding)));
+    throw ValueError(message(op,
+                             ": padding must be \"valid\", \"same\", \"causal\", an integer or "
+                             "(before, after), got ",
+                             repr_text(padding)));
   }
   const auto pair = int_pair_option(op, "padding", padding);
   if (pair[0] < 0 || pair[1] < 0) {
@@ -144,8 +146,8 @@ Problem conv_problem(const char* op, const Image& x, const Filter& k, const Opti
   p.channels = x.channels;
   p.filters = k.fourth;
   if (x.channels == 0) {
-    throw ValueError(message(op, ": x must have at least one channel, got shape ",
-                             x.array.shape_text()));
+    throw ValueError(
+        message(op, ": x must have at least one channel, got shape ", x.array.shape_text()));
   }
   p.groups = group_count(op, o, p.channels, p.filters);
   if (k.third != p.channels / p.groups) {
@@ -159,25 +161,24 @@ Problem conv_problem(const char* op, const Image& x, const Filter& k, const Opti
       parse_padding(op, one_axis ? padding_1d(op, o.padding, k.width, dilation[1]) : o.padding);
   p.height = with_small_stride(
       op, window_axis(op, "height", x.height, k.height, strides[0], dilation[0], padding, 0));
-  p.width = with_small_stride(
-      op, window_axis(op, one_axis ? "time" : "width", x.width, k.width, strides[1], dilation[1],
-                      padding, 1));
+  p.width = with_small_stride(op, window_axis(op, one_axis ? "time" : "width", x.width, k.width,
+                                              strides[1], dilation[1], padding, 1));
   check_sizes(op, p);
   return p;
 }
 
 // One axis of a transposed convolution as the convolution it is the gradient of: `size` outputs
 // there are the inputs here. The output's size follows Keras.
-WindowAxis transposed_axis(const char* op, const char* axis, std::int64_t size,
-                           std::int64_t kernel, std::int64_t stride, std::int64_t dilation,
-                           const Padding& padding, int index, const py::object& output_padding) {
+WindowAxis transposed_axis(const char* op, const char* axis, std::int64_t size, std::int64_t kernel,
+                           std::int64_t stride, std::int64_t dilation, const Padding& padding,
+                           int index, const py::object& output_padding) {
   if (size == 0) {
     throw ValueError(message(op, ": x must not be empty along its ", axis));
   }
-  const std::int64_t extent = checked_add(
-      op, "the kernel", checked_multiply(op, "the kernel", kernel - 1, dilation), 1);
-  const std::int64_t full = checked_add(
-      op, "the result", checked_multiply(op, "the result", size - 1, stride), extent);
+  const std::int64_t extent =
+      checked_add(op, "the kernel", checked_multiply(op, "the kernel", kernel - 1, dilation), 1);
+  const std::int64_t full =
+      checked_add(op, "the result", checked_multiply(op, "the result", size - 1, stride), extent);
   std::int64_t extra = 0;
   const bool given = !output_padding.is_none();
   if (given) {
@@ -222,9 +223,10 @@ Problem transposed_problem(const char* op, const Image& x, const Filter& k, cons
   p.batch = x.batch;
   p.filters = k.fourth;
   if (x.channels != p.filters || x.channels == 0) {
-    throw ValueError(message(op, ": kernel must have as many channels on its last axis as x, got "
-                                 "kernel ", k.array.shape_text(), " for x ",
-                             x.array.shape_text()));
+    throw ValueError(message(op,
+                             ": kernel must have as many channels on its last axis as x, got "
+                             "kernel ",
+                             k.array.shape_text(), " for x ", x.array.shape_text()));
   }
   const std::int64_t groups = positive_int_option(op, "groups", o.groups);
   if (p.filters % groups != 0) {
@@ -308,11 +310,11 @@ py::tuple conv_forward(py::object x_, py::object kernel_, py::object bias_, py::
   const Activation f = activation_option(op, activation_);
   const Problem p = conv_problem(op, x, k, o, one_axis);
   if (bias) expect_shape(op, "bias", bias, {p.filters}, "one value a filter");
-  return run_forward(
-      op, result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis), bias, f,
-      save, [&](const conv2d::Output& y) {
-        conv2d::kernels().correlate(p, x.array.data, k.array.data, y);
-      });
+  return run_forward(op,
+                     result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
+                     bias, f, save, [&](const conv2d::Output& y) {
+                       conv2d::kernels().correlate(p, x.array.data, k.array.data, y);
+                     });
 }
 
 template <bool one_axis>
@@ -342,10 +344,9 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
 
 constexpr const char* transposed_axes = "(height, width, filters / groups, channels)";
 
-py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_,
-                            py::object strides, py::object padding, py::object output_padding,
-                            py::object dilation, py::object groups, py::object activation_,
-                            bool save) {
+py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_, py::object strides,
+                            py::object padding, py::object output_padding, py::object dilation,
+                            py::object groups, py::object activation_, bool save) {
   const char* op = "conv2d_transpose";
   const Options o{strides, padding, dilation, groups, activation_};
   const Image x = image(op, "x", float_input(op, "x", x_), false);
@@ -374,8 +375,7 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
   return run_backward(
       op, float_input(op, "dy", dy_), x.array, k.array, float_input(op, "saved", saved_),
       {p.batch, p.height.input, p.width.input, p.channels}, activation_option(op, activation_),
-      p.channels,
-      {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
+      p.channels, {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
       [&](const float* dz, float* dx) {
         kernels.correlate(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
       },
@@ -388,9 +388,9 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
 
 void bind_conv2d(py::module_& module) {
   const auto forward = [&](const char* name, auto function) {
-    module.def(name, function, py::arg("x"), py::arg("kernel"), py::arg("bias"),
-               py::arg("strides"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
-               py::arg("activation"), py::arg("save"));
+    module.def(name, function, py::arg("x"), py::arg("kernel"), py::arg("bias"), py::arg("strides"),
+               py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("activation"),
+               py::arg("save"));
   };
   forward("conv2d_forward", &conv_forward<false>);
   forward("conv1d_forward", &conv_forward<true>);
@@ -409,9 +409,8 @@ void bind_conv2d(py::module_& module) {
   module.def("conv2d_transpose_backward", &transpose_backward, py::arg("dy"), py::arg("x"),
              py::arg("kernel"), py::arg("saved"), py::arg("strides"), py::arg("padding"),
              py::arg("output_padding"), py::arg("dilation"), py::arg("groups"),
-             py::arg("activation"), py::arg("need_x"), py::arg("need_kernel"),
-             py::arg("need_bias"), py::arg("dx_out"), py::arg("dkernel_out"),
-             py::arg("dbias_out"));
+             py::arg("activation"), py::arg("need_x"), py::arg("need_kernel"), py::arg("need_bias"),
+             py::arg("dx_out"), py::arg("dkernel_out"), py::arg("dbias_out"));
 }
 
 }  // namespace lamella

@@ -38,8 +38,9 @@ struct TapSum {
   std::int64_t groups;
   std::int64_t run;      // channels of x a group
   std::int64_t columns;  // channels of the result a group
-  // [group][panel][tap][run][width] where kernel_row is 0; else term after term, `kernel_row` floats
-  // apart, the channels of all groups in each: a task then copies the panel it is about to use.
+  // [group][panel][tap][run][width] where kernel_row is 0; else term after term, `kernel_row`
+  // floats apart, the channels of all groups in each: a task then copies the panel it is about to
+  // use.
   const float* kernel;
   std::int64_t kernel_row;
   const float* bias;
@@ -47,7 +48,9 @@ struct TapSum {
   Target y;
 };
 
-int vectors_for(std::int64_t columns) { return columns <= Float::width ? 1 : 2; }
+int vectors_for(std::int64_t columns) {
+  return columns <= Float::width ? 1 : 2;
+}
 
 class TapSumRunner {
  public:
@@ -61,8 +64,8 @@ class TapSumRunner {
     run_ = merged_ ? s.w.count * s.run : s.run;
     runs_ = merged_ ? s.h.count : s.h.count * s.w.count;
     const std::int64_t x_row = max_i(s.w.input, s.w.span(0, s.w.output)) * s.channels;
-    use_table_ = run_ < short_run && terms_ <= max_table &&
-                 s.h.span(0, 1) * x_row < (std::int64_t{1} << 31);
+    use_table_ =
+        run_ < short_run && terms_ <= max_table && s.h.span(0, 1) * x_row < (std::int64_t{1} << 31);
     cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, block_pixels, block_floats);
     // More tasks where there are few blocks: the panels are shared out too.
     panel_groups_ = 1;
@@ -78,8 +81,8 @@ class TapSumRunner {
     chunks_ = use_table_ ? 1 : max_i(1, ceil_div(terms_, max_terms));
     chunk_terms_ = ceil_div(terms_, chunks_);
     const std::int64_t tasks = cut_.count * panel_groups_;
-    const bool serial = s_.batch * s_.h.output * s_.w.output * terms_ * s_.columns * s_.groups <
-                        (128 << 10);
+    const bool serial =
+        s_.batch * s_.h.output * s_.w.output * terms_ * s_.columns * s_.groups < (128 << 10);
     const int slots = serial ? 1 : num_threads();
     const Scratch<float> windows("conv2d", window * slots);
     const Scratch<std::int64_t> offsets("conv2d", 2 * pixels * slots);
@@ -89,17 +92,16 @@ class TapSumRunner {
     const std::int64_t panel = s_.kernel_row > 0 ? chunk_terms_ * width_ : 0;
     const Scratch<float> panels("conv2d", panel * slots);
     parallel_for_slots(tasks, slots, [&](std::int64_t index, int slot) {
-      const Block block =
-          block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
+      const Block block = block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
       if (block.rows <= 0) return;
-      const Work work = {open_window(s_.x, s_.h, s_.w, s_.channels, block,
-                                     windows.get() + slot * window),
-                         offsets.get() + slot * 2 * pixels,
-                         offsets.get() + slot * 2 * pixels + pixels,
-                         block.images * block.rows * s_.w.output,
-                         segments.get() + slot * (runs_ + 2),
-                         table.get() + slot * terms_,
-                         panels.get() + slot * panel};
+      const Work work = {
+          open_window(s_.x, s_.h, s_.w, s_.channels, block, windows.get() + slot * window),
+          offsets.get() + slot * 2 * pixels,
+          offsets.get() + slot * 2 * pixels + pixels,
+          block.images * block.rows * s_.w.output,
+          segments.get() + slot * (runs_ + 2),
+          table.get() + slot * terms_,
+          panels.get() + slot * panel};
       run_block(block, work, index % panel_groups_);
     });
   }
@@ -252,8 +254,7 @@ class TapSumRunner {
     for (std::int64_t r = begin; r < begin + count; ++r) {
       const std::int64_t at = work.y_offset[r] + channel;
       if (result != s_.y.data) {
-        std::memcpy(s_.y.data + at, result + at,
-                    static_cast<std::size_t>(columns) * sizeof(float));
+        std::memcpy(s_.y.data + at, result + at, static_cast<std::size_t>(columns) * sizeof(float));
       }
       activate_row(s_.activation, s_.y.data + at, columns);
     }
@@ -322,7 +323,8 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
       const std::int64_t group = i / panels;
       const std::int64_t j = i % panels * width;
       for (std::int64_t tap = 0; tap < taps; ++tap) {
-        const std::int64_t k = h.tap[tap / w.axis.count] * p.width.kernel + w.tap[tap % w.axis.count];
+        const std::int64_t k =
+            h.tap[tap / w.axis.count] * p.width.kernel + w.tap[tap % w.axis.count];
         // (channels, filters) of this tap, read transposed.
         const float* from = kernel + k * channels * p.filters + group * filters;
         pack_panel({from, 1, p.filters}, filters, j, min_i(width, channels - j), width,
@@ -339,7 +341,7 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
 namespace lamella::conv2d::LAMELLA_ISA {
 
 namespace kernel = lamella::LAMELLA_ISA;
-extern const Kernels kernels = {kernel::correlate, kernel::input_gradient,
-                                kernel::kernel_gradient, kernel::bias_gradient};
+extern const Kernels kernels = {kernel::correlate, kernel::input_gradient, kernel::kernel_gradient,
+                                kernel::bias_gradient};
 
 }  // namespace lamella::conv2d::LAMELLA_ISA

@@ -201,8 +201,7 @@ void depthwise_input_gradient(const Problem& p, const float* dz, const float* ke
   const std::int64_t pixels = p.batch * p.height.input * p.width.input;
   const Scratch<float> repeated("conv2d", m > 1 ? pixels * p.filters : 0);
   float* const target = m > 1 ? repeated.get() : dx.data;
-  const Scratch<std::int64_t> offsets("conv2d",
-                                      2 * (p.height.kernel + p.width.kernel) + p.taps());
+  const Scratch<std::int64_t> offsets("conv2d", 2 * (p.height.kernel + p.width.kernel) + p.taps());
   std::int64_t* const kernel_row = offsets.get() + 2 * (p.height.kernel + p.width.kernel);
   for_each_phase(p, offsets.get(), [&](const Phase& h, const Phase& w) {
     for (std::int64_t t = 0; t < h.axis.count * w.axis.count; ++t) {
@@ -221,8 +220,7 @@ void depthwise_input_gradient(const Problem& p, const float* dz, const float* ke
   if (m == 1) return;
   parallel_chunks(pixels, 256, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      float* result =
-          (dx.pre_activation != nullptr ? dx.pre_activation : dx.data) + i * p.channels;
+      float* result = (dx.pre_activation != nullptr ? dx.pre_activation : dx.data) + i * p.channels;
       for (std::int64_t c = 0; c < p.channels; ++c) {
         float sum = dx.bias == nullptr ? 0.0f : dx.bias[c];
         for (std::int64_t k = 0; k < m; ++k) sum += target[i * p.filters + c * m + k];
@@ -264,8 +262,7 @@ void depthwise_kernel_gradient(const Problem& p, const float* x, const float* dz
     for (std::int64_t b = partial.begin(q); b < partial.begin(q + 1); ++b) {
       const Block block = block_at(cut, b, p.batch, h.output);
       if (block.rows <= 0) continue;
-      const Window view =
-          open_window(image, h, w, channels, block, windows.get() + slot * window);
+      const Window view = open_window(image, h, w, channels, block, windows.get() + slot * window);
       for (std::int64_t t = 0; t < taps; ++t) {
         tap_offset[t] = (h.offset[t / w.count] - h.first()) * view.row +
                         (w.offset[t % w.count] - w.first()) * view.pixel;

@@ -1,9 +1,9 @@
-// Kernel gradient: for a tile of kernel rows (one tap, neighbouring channels) and a panel of filters,
-// one long reduction over output pixels. The image is read as a transposed matrix: pixel after
-// pixel, a tile's channels of each. In the image those lie `channels` floats apart and would fall
-// on few cache sets, so a block's image is first copied tile by tile, [tile][row][column][channel]
-// (one copy serves all taps and filters). With few channels a tile spans taps and reads the image
-// itself through one pointer a row.
+// Kernel gradient: for a tile of kernel rows (one tap, neighbouring channels) and a panel of
+// filters, one long reduction over output pixels. The image is read as a transposed matrix: pixel
+// after pixel, a tile's channels of each. In the image those lie `channels` floats apart and would
+// fall on few cache sets, so a block's image is first copied tile by tile,
+// [tile][row][column][channel] (one copy serves all taps and filters). With few channels a tile
+// spans taps and reads the image itself through one pointer a row.
 #include "core/memory_pool.h"
 #include "gemm/gemm.h"
 #include "gemm/tile.h"
@@ -24,13 +24,20 @@ constexpr std::int64_t fewest_channels = 8;
 // dz with more filters is copied into panels: rows far apart fall on the same cache sets.
 constexpr std::int64_t most_filters_in_place = 256;
 
-int vectors_for(std::int64_t columns) { return columns <= Float::width ? 1 : 2; }
+int vectors_for(std::int64_t columns) {
+  return columns <= Float::width ? 1 : 2;
+}
 
 class KernelGradient {
  public:
   KernelGradient(const Problem& p, const float* x, const float* dz, const TapAxis& h,
                  const TapAxis& w)
-      : p_(p), x_(x), dz_(dz), h_(h), w_(w), channels_(p.channels / p.groups),
+      : p_(p),
+        x_(x),
+        dz_(dz),
+        h_(h),
+        w_(w),
+        channels_(p.channels / p.groups),
         filters_(p.filters / p.groups) {
     terms_ = p.taps() * channels_;
     gather_ = channels_ < fewest_channels;
@@ -47,14 +54,12 @@ class KernelGradient {
   void run(float* dkernel) {
     const std::int64_t size = terms_ * p_.filters;
     const PartialSums partial(cut_.count, size, dkernel);
-    const std::int64_t work =
-        p_.batch * h_.output * w_.output * size;
+    const std::int64_t work = p_.batch * h_.output * w_.output * size;
     // More tasks than partial sums: the tiles are shared out too.
-    const std::int64_t parts =
-        work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
-    const std::int64_t window = gather_ ? window_floats(cut_, h_, w_, p_.channels)
-                                        : cut_.images * h_.span(0, cut_.rows) * row_span() *
-                                              channel_tiles_ * tile_rows_;
+    const std::int64_t parts = work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
+    const std::int64_t window =
+        gather_ ? window_floats(cut_, h_, w_, p_.channels)
+                : cut_.images * h_.span(0, cut_.rows) * row_span() * channel_tiles_ * tile_rows_;
     const std::int64_t pixels = cut_.images * cut_.rows * w_.output;
     const std::int64_t packed = pack_dz_ ? pixels * panels_ * width_ : 0;
     const std::int64_t segments = cut_.images * cut_.rows;
@@ -85,14 +90,13 @@ class KernelGradient {
   void add_block(const Block& block, float* copy, float* packed, Segment* segments,
                  std::int64_t tile_begin, std::int64_t tile_end, bool first, float* sum) const {
     const std::int64_t pixels = block.images * block.rows * w_.output;
-    const float* dz =
-        dz_ + (block.image * h_.output + block.row) * w_.output * p_.filters;
+    const float* dz = dz_ + (block.image * h_.output + block.row) * w_.output * p_.filters;
     Window window;
     if (gather_) window = open_window(x_, h_, w_, p_.channels, block, copy);
     for (std::int64_t group = 0; group < p_.groups; ++group) {
       if (!gather_) {
-        window = copy_tiles(block, group, tile_begin / p_.taps(),
-                            ceil_div(tile_end, p_.taps()), copy);
+        window =
+            copy_tiles(block, group, tile_begin / p_.taps(), ceil_div(tile_end, p_.taps()), copy);
       }
       const std::int64_t step = w_.step * window.pixel;
       const std::int64_t count =
@@ -101,7 +105,7 @@ class KernelGradient {
         const std::int64_t f = group * filters_ + panel * width_;
         Tile t;
         t.a_step = step;
-            t.segments = segments;
+        t.segments = segments;
         t.segment_count = count;
         t.columns = min_i(width_, filters_ - panel * width_);
         t.bias = nullptr;
@@ -164,8 +168,10 @@ class KernelGradient {
             continue;
           }
           zero_fill(y, from * tile_rows_);
-          const float* x = x_ + (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) *
-                                    p_.channels + channel;
+          const float* x =
+              x_ +
+              (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) * p_.channels +
+              channel;
           for (std::int64_t j = from; j < to; ++j, x += p_.channels) {
             copy_few(x, count, y + j * tile_rows_);
           }

@@ -11,7 +11,8 @@ LAMELLA_INLINE TapAxis forward_axis(const WindowAxis& a, std::int64_t* offsets) 
   return {a.kernel, offsets, a.stride, a.input, a.output};
 }
 
-// Input positions residue, residue + stride, ... of one axis: which taps reach them, and from where.
+// Input positions residue, residue + stride, ... of one axis: which taps reach them, and from
+// where.
 struct Phase {
   std::int64_t residue;
   TapAxis axis;             // over the positions of dz
@@ -42,8 +43,7 @@ LAMELLA_INLINE void for_each_phase(const conv2d::Problem& p, std::int64_t* stora
                                    const Body& body) {
   for (std::int64_t a = 0; a < min_i(p.height.stride, p.height.input); ++a) {
     for (std::int64_t b = 0; b < min_i(p.width.stride, p.width.input); ++b) {
-      body(phase_axis(p.height, a, storage),
-           phase_axis(p.width, b, storage + 2 * p.height.kernel));
+      body(phase_axis(p.height, a, storage), phase_axis(p.width, b, storage + 2 * p.height.kernel));
     }
   }
 }

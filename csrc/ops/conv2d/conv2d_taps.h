@@ -1,6 +1,7 @@
 // The form in which convolution and input gradient are the same computation, a sum over taps:
 //
-//   y[n, i, j, :] = sum over taps (p, q) of x[n, i*step_h + rows[p], j*step_w + columns[q], :] W[p, q]
+//   y[n, i, j, :] = sum over taps (p, q) of x[n, i*step_h + rows[p], j*step_w + columns[q], :] W[p,
+//   q]
 //
 // Convolution: step is the stride, rows[p] = p*dilation - top. The input gradient with stride s
 // splits into s*s of them, one for each residue of the output position (its "phase"): step is 1 and
@@ -35,8 +36,8 @@ struct Block {
 };
 
 struct Blocks {
-  std::int64_t images;          // a block, where it is of whole images
-  std::int64_t rows;            // a block
+  std::int64_t images;            // a block, where it is of whole images
+  std::int64_t rows;              // a block
   std::int64_t blocks_per_image;  // 1 where a block is of whole images
   std::int64_t count;
 };
@@ -73,7 +74,7 @@ LAMELLA_INLINE Block block_at(const Blocks& cut, std::int64_t index, std::int64_
 
 // The input of a block: x itself, or a copy of the rows it reads framed with zeros.
 struct Window {
-  const float* data;  // position (first tap of the first output)
+  const float* data;               // position (first tap of the first output)
   std::int64_t pixel, row, image;  // strides in floats
 };
 

@@ -11,7 +11,7 @@ LAMELLA_INLINE Float loss_of(Float y_pred, Float t) {
   if constexpr (from_logits) {
     // log p = z - softplus(z), log(1 - p) = -softplus(z)
     const Float positive_part = max(zero(), y_pred);
-    return fnma(t, y_pred, positive_part) + log1p_positive(exp(zero() - abs(y_pred)));
+    return fnma(t, y_pred, positive_part) + log1p_positive(exp_nonpositive(zero() - abs(y_pred)));
   } else {
     const Float p = clip(y_pred);
     const Float q = set(1.0f) - p;

@@ -18,9 +18,9 @@ struct Forward {
   std::int64_t rows, inputs, units;
   const float* x;
   const float* kernel;
-  const float* bias;       // (units) or null
+  const float* bias;  // (units) or null
   activation::Activation activation;
-  float* pre_activation;   // (rows, units) or null
+  float* pre_activation;  // (rows, units) or null
   float* y;
 };
 

@@ -18,8 +18,8 @@ struct DenseShapes {
 DenseShapes check_dense(const FloatInput& x, const FloatInput& kernel, const FloatInput& bias) {
   const char* op = "dense";
   if (x.ndim < 1) {
-    throw ValueError(message(op, ": x must have at least 1 axis (..., D), got shape ",
-                             x.shape_text()));
+    throw ValueError(
+        message(op, ": x must have at least 1 axis (..., D), got shape ", x.shape_text()));
   }
   expect_ndim(op, "kernel", kernel, 2, "(D, U)");
   DenseShapes s;
@@ -50,7 +50,7 @@ py::tuple dense_forward(py::object x_, py::object kernel_, py::object bias_, py:
   const DenseShapes s = check_dense(x, kernel, bias);
   py::array_t<float> y = new_float_array("dense", s.y);
   py::object saved = y;
-  dense::Forward p{s.rows,    s.inputs, s.units, x.data, kernel.data,
+  dense::Forward p{s.rows,    s.inputs, s.units, x.data,          kernel.data,
                    bias.data, f,        nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
     py::array_t<float> z = new_float_array("dense", s.y);
@@ -76,10 +76,10 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
   const DenseShapes s = check_dense(x, kernel, {});
   expect_shape("dense", "dy", dy, s.y);
   expect_shape("dense", "saved", saved, s.y);
-  const GradientOutputs g = gradient_outputs(
-      "dense", {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out}, dy, x, kernel,
-      saved, s.units);
-  dense::Backward p{s.rows,    s.inputs,  s.units,        dy.data,     x.data,
+  const GradientOutputs g =
+      gradient_outputs("dense", {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
+                       dy, x, kernel, saved, s.units);
+  dense::Backward p{s.rows,      s.inputs,  s.units,        dy.data,     x.data,
                     kernel.data, g.dx.data, g.dkernel.data, g.dbias.data};
   {
     const ReleaseGil release;
@@ -113,8 +113,8 @@ MatmulShapes check_matmul(const FloatInput& a, const FloatInput& b, bool transpo
   s.n = b.shape[b.ndim - (transpose_b ? 2 : 1)];
   const std::int64_t b_k = b.shape[b.ndim - (transpose_b ? 1 : 2)];
   if (s.k != b_k) {
-    throw ValueError(message(op, ": a and b must agree in the axis summed over, got ", s.k,
-                             " and ", b_k, " (shapes ", a.shape_text(), " and ", b.shape_text(),
+    throw ValueError(message(op, ": a and b must agree in the axis summed over, got ", s.k, " and ",
+                             b_k, " (shapes ", a.shape_text(), " and ", b.shape_text(),
                              ", transpose_a=", transpose_a ? "True" : "False",
                              ", transpose_b=", transpose_b ? "True" : "False", ")"));
   }
@@ -173,15 +173,28 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   Shape shape = s.batch;
   shape.insert(shape.end(), {s.m, s.n});
   py::array_t<float> c = new_float_array("matmul", shape);
-  // The batch of an empty result may be of any size: nothing is to be made for each of its matrices.
+  // The batch of an empty result may be of any size: nothing is to be made for each of its
+  // matrices.
   if (c.size() == 0) return c;
   const std::int64_t count = batch_count(s.batch);
   const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
   const auto b_offset = batch_offsets(b.shape, b.ndim, s.batch, count);
-  const auto c_offset =
-      batch_offsets(shape.data(), static_cast<int>(shape.size()), s.batch, count);
-  dense::Matmul p{count,  s.m, s.n, s.k, a.data, a_offset.data(), 0, 0, b.data, b_offset.data(), 0,
-                  0, c.mutable_data(), c_offset.data(), false};
+  const auto c_offset = batch_offsets(shape.data(), static_cast<int>(shape.size()), s.batch, count);
+  dense::Matmul p{count,
+                  s.m,
+                  s.n,
+                  s.k,
+                  a.data,
+                  a_offset.data(),
+                  0,
+                  0,
+                  b.data,
+                  b_offset.data(),
+                  0,
+                  0,
+                  c.mutable_data(),
+                  c_offset.data(),
+                  false};
   p.a_row = transpose_a ? 1 : s.k;
   p.a_column = transpose_a ? s.m : 1;
   p.b_row = transpose_b ? 1 : s.n;
@@ -218,8 +231,7 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
   const std::int64_t count = batch_count(s.batch);
   const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
   const auto b_offset = batch_offsets(b.shape, b.ndim, s.batch, count);
-  const auto c_offset =
-      batch_offsets(shape.data(), static_cast<int>(shape.size()), s.batch, count);
+  const auto c_offset = batch_offsets(shape.data(), static_cast<int>(shape.size()), s.batch, count);
 
   // A matrix operand: element (i, j) of its logical (untransposed) form.
   struct Operand {
@@ -237,8 +249,14 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
     py::array_t<float> out = new_float_array("matmul", Shape(like.shape, like.shape + like.ndim));
     const bool summed = count * m * n != like.size;
     float* data = out.mutable_data();
-    dense::Matmul p{count, m, n, k, x.data, x.offset->data(), x.row, x.column, y.data,
-                    y.offset->data(), y.row, y.column, data, offset.data(), summed};
+    dense::Matmul p{count,  m,
+                    n,      k,
+                    x.data, x.offset->data(),
+                    x.row,  x.column,
+                    y.data, y.offset->data(),
+                    y.row,  y.column,
+                    data,   offset.data(),
+                    summed};
     const ReleaseGil release;
     if (summed) std::fill(data, data + like.size, 0.0f);
     dense::kernels().matmul(p);
@@ -263,8 +281,7 @@ void bind_dense(py::module_& module) {
              py::arg("activation"), py::arg("save"));
   module.def("dense_backward", &dense_backward, py::arg("dy"), py::arg("x"), py::arg("kernel"),
              py::arg("saved"), py::arg("activation"), py::arg("need_x"), py::arg("need_kernel"),
-             py::arg("need_bias"), py::arg("dx_out"), py::arg("dkernel_out"),
-             py::arg("dbias_out"));
+             py::arg("need_bias"), py::arg("dx_out"), py::arg("dkernel_out"), py::arg("dbias_out"));
   module.def("matmul_forward", &matmul_forward, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
              py::arg("transpose_b"));
   module.def("matmul_backward", &matmul_backward, py::arg("dy"), py::arg("a"), py::arg("b"),
