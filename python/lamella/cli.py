@@ -70,12 +70,13 @@ def info() -> str:
     """
     memory = _cpu.memory_stats()
     lines = [
-        f"lamella {lamella.__version__}, NumPy {np.__version__}, Python {platform.python_version()}",
+        f"lamella {lamella.__version__}, NumPy {np.__version__}, "
+        f"Python {platform.python_version()}",
         f"CPU: {cpu_name()}",
         f"instruction set: {_cpu.cpu_isa()} (possible: {', '.join(_cpu.supported_cpu_isas())})",
         f"threads: {get_num_threads()}",
-        f"memory pool: {memory['bytes_in_use']:,} bytes in use, {memory['bytes_cached']:,} kept for "
-        f"reuse, {memory['peak_bytes_in_use']:,} at most",
+        f"memory pool: {memory['bytes_in_use']:,} bytes in use, "
+        f"{memory['bytes_cached']:,} kept for reuse, {memory['peak_bytes_in_use']:,} at most",
     ]
     lines += [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
     return "\n".join(lines)
