@@ -10,9 +10,10 @@
 //   x's own: dx = gamma r dy + (d_mean + 2 (x - mean) d_variance) / rows
 //            where d_mean, d_variance are the above plus the gradients of the returned statistics
 //
-// Statistics are robust where mean >> deviation: chunks of rows are summed around a mean of their
-// own, the chunks combined in double, in order. So are the sums of backward. A row is thus read
-// twice from memory in each direction, and the second time of the statistics comes from cache.
+// Statistics are robust where mean >> deviation: each chunk of rows is summed around a mean of its
+// own, and the chunks are combined in double, in order. So are the sums of backward. Each direction
+// reads its inputs from memory twice: for the sums (whose second pass over a chunk finds it in
+// cache), then for the result.
 //
 // gamma, beta may be null: 1 and 0. No array written may overlap another.
 #pragma once
