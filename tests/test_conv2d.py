@@ -104,8 +104,8 @@ def test_rows_of_every_length(width, backend, rng):
 
 @pytest.mark.parametrize("taps", range(1, 15))
 def test_kernels_of_every_size(taps, backend, rng):
-    for channels, groups in ((3, 1), (16, 1), (5, 5)):
-        shapes = [(2, 4, 18, channels), (1, taps, channels // groups, 10), None]
+    for channels, groups, filters in ((1, 1, 33), (3, 1, 10), (16, 1, 10), (5, 5, 10)):
+        shapes = [(2, 4, 18, channels), (1, taps, channels // groups, filters), None]
         arrays = products.make_arrays("conv2d", shapes, rng)
         products.check("conv2d", arrays, {"groups": groups, "padding": "same"}, rng)
 

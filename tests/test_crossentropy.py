@@ -50,9 +50,10 @@ def check(name, arrays, options):
     assert none is None
     expected, _ = reference.backward(dy, y_pred, labels, **options)
     scale = None
-    if options.get("from_logits") and name != BINARY:
-        # dy (p - t), where p and t are up to 1 and may cancel in every class.
-        scale = max(np.max(np.abs(expected), initial=0.0), np.max(np.abs(dy), initial=0.0))
+    if options.get("from_logits"):
+        # dy (p - t), in the binary loss over the classes: p and t are up to 1 and may cancel.
+        terms = np.max(np.abs(dy), initial=0.0) / (classes if name == BINARY else 1)
+        scale = max(np.max(np.abs(expected), initial=0.0), terms)
     assert_close(gradient, expected, name, "backward", classes, scale)
 
 

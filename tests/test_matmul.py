@@ -90,6 +90,14 @@ def test_integers_are_exact(path, options, backend, rng):
     products.check_integers("matmul", [a, b], options, rng, expected)
 
 
+@pytest.mark.parametrize("columns", [5, 20, 67])
+@pytest.mark.parametrize("rows", [*range(1, 15), 133])
+def test_every_tile_of_a_transposed_matrix(rows, columns, backend, rng):
+    """133 rows are tiles of 12, or 6, and a last one of 1."""
+    arrays = [products.normal(rng, shape) for shape in ((9, rows), (9, columns))]
+    products.check("matmul", arrays, {"transpose_a": True}, rng)
+
+
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c[0] == "matmul"], ids=str)
 def test_parity_with_torch(case, rng):
     pytest.importorskip("torch")
