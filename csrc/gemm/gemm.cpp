@@ -6,85 +6,58 @@
 namespace lamella::LAMELLA_ISA {
 namespace {
 
-// A panel of B (k_block x two vectors) stays in L1 while the tiles of A pass by: 24 KiB with
-// AVX-512, half of it with AVX2.
-constexpr std::int64_t max_k_block = 224;
-// Rows of A packed at a time.
-constexpr std::int64_t max_m_block = 3072;
-// Operands up to this size are read in place: they fit L2 beside everything else.
-constexpr std::int64_t in_place_bytes = 160 << 10;
-// Multiply-adds worth a task of their own: some microseconds.
-constexpr std::int64_t task_grain = 64 << 10;
-
-struct Plan {
-  int vectors;
-  std::int64_t panel_width;
-  std::int64_t panels;
-  std::int64_t tile_rows;
-  std::int64_t k_block;
-  bool pack_a;
-  bool pack_b;
-  bool pack_last_panel;  // of a B read in place: its last vector would reach beyond the row
-  std::int64_t m_block;
-  std::int64_t tiles_per_task;
-  std::int64_t panels_per_task;
-};
+constexpr std::int64_t width = Float::width;
+// Terms of the reduction between two visits of a tile of C: long, because each visit reads and
+// writes the tile. A panel of B of that length is streamed from L2 where it outgrows L1.
+constexpr std::int64_t max_k_block = 512;
+// Rows of A that stay in L2 while the panels of B pass by, and columns of B copied at a time.
+constexpr std::int64_t max_m_block = 240;
+constexpr std::int64_t max_n_block = 1024;
+// B is copied where that is spread over this many tiles of rows, or it is too large to lie in L2.
+constexpr std::int64_t in_place_tiles = 40;
+constexpr std::int64_t in_place_floats = 128 << 10;
+// Multiply-adds worth a thread: some microseconds.
+constexpr std::int64_t thread_grain = 96 << 10;
 
 std::int64_t balanced(std::int64_t size, std::int64_t most) {
-  if (size <= 0) return 1;
   return ceil_div(size, ceil_div(size, most));
 }
 
-// Sizes of 0 are planned as 1: gemm_workspace is asked before gemm decides that there is no work.
-Plan make_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& b) {
-  m = max_i(m, 1);
-  n = max_i(n, 1);
-  constexpr std::int64_t width = Float::width;
-  Plan p;
-  p.vectors = n <= width ? 1 : (m <= wide_tile_rows && n > 2 * width) ? max_tile_vectors : 2;
-  p.panel_width = p.vectors * width;
-  p.panels = ceil_div(n, p.panel_width);
-  p.tile_rows = balanced(min_i(m, max_m_block), max_tile_rows);
-  const bool b_is_small = k * n * 4 <= in_place_bytes || m <= 2 * max_tile_rows;
-  p.pack_b = b.column_stride != 1 || !b_is_small;
-  p.pack_last_panel = !p.pack_b && n % p.panel_width != 0;
-  p.pack_a = m * k * 4 > in_place_bytes / 2 && p.panels > 2 && k > 1;
-  // Without packing the reduction is cut only where a panel of B would outgrow L1 and L2's reach.
-  p.k_block = balanced(k, p.pack_a || p.pack_b ? max_k_block : 4 * max_k_block);
-  p.m_block = p.pack_a ? balanced(m, max_m_block) : m;
-  p.tiles_per_task = 8;
-  p.panels_per_task = 16;
-  const std::int64_t tiles = ceil_div(p.m_block, p.tile_rows);
-  const std::int64_t work = p.tile_rows * p.panel_width * k;
-  const auto tasks = [&] {
-    return ceil_div(tiles, p.tiles_per_task) * ceil_div(p.panels, p.panels_per_task);
-  };
-  const auto worthwhile = [&] {
-    return p.tiles_per_task * p.panels_per_task * work >= 2 * task_grain;
-  };
-  p.tiles_per_task = min_i(p.tiles_per_task, tiles);
-  p.panels_per_task = min_i(p.panels_per_task, p.panels);
-  while (tasks() < 16 && worthwhile() && (p.panels_per_task > 1 || p.tiles_per_task > 1)) {
-    if (p.panels_per_task >= p.tiles_per_task) {
-      p.panels_per_task = ceil_div(p.panels_per_task, 2);
-    } else {
-      p.tiles_per_task = ceil_div(p.tiles_per_task, 2);
-    }
-  }
-  return p;
+std::int64_t round_up(std::int64_t size, std::int64_t unit) {
+  return ceil_div(size, unit) * unit;
 }
 
-struct Workspace {
-  std::int64_t a_floats;
-  std::int64_t b_floats;
-};
+// Panels of four vectors with half the rows need fewer broadcasts and touch fewer rows of C at a
+// time, unless half of the last one would be empty.
+int panel_vectors(std::int64_t m, std::int64_t n) {
+  if (n <= width) return 1;
+  if (n <= 2 * width) return 2;
+  if (m <= wide_tile_rows) return 4;
+  const std::int64_t rest = n % (4 * width);
+  const bool fits = rest == 0 || rest > 2 * width || n >= 8 * width;
+  return wide_tile_rows >= 4 && fits ? 4 : 2;
+}
 
-Workspace workspace_for(const Plan& p, bool a_is_transposed) {
-  const std::int64_t panels = p.panels;
-  // In the columns form the last tile is as wide as the others.
-  const std::int64_t rows =
-      a_is_transposed ? ceil_div(p.m_block, p.tile_rows) * p.tile_rows : p.m_block;
-  return {p.pack_a ? rows * p.k_block : 0, p.pack_b ? panels * p.panel_width * p.k_block : 0};
+// The grid of `threads` rectangles, or fewer, that leaves the least to the busiest thread: its
+// tiles, and what it copies or reads of A and B.
+void cut(GemmPlan& p, std::int64_t threads) {
+  const std::int64_t panel = p.vectors * width;
+  const std::int64_t tiles = ceil_div(p.m, p.tile_rows);
+  const std::int64_t panels = ceil_div(p.n, panel);
+  double best = 0.0;
+  for (std::int64_t rows = 1; rows <= min_i(threads, tiles); ++rows) {
+    const std::int64_t columns = min_i(threads / rows, panels);
+    const std::int64_t task_tiles = ceil_div(tiles, rows);
+    const std::int64_t task_panels = ceil_div(panels, columns);
+    const auto m = static_cast<double>(task_tiles * p.tile_rows);
+    const auto n = static_cast<double>(task_panels * panel);
+    // A float read costs about as much as 8 * width multiply-adds.
+    const double cost = m * n + 8.0 * width * (m + n);
+    if (best != 0.0 && cost >= best) continue;
+    best = cost;
+    p.task_rows = task_tiles * p.tile_rows;
+    p.task_columns = task_panels * panel;
+  }
 }
 
 // to[u * to_stride + q] = from[q * from_stride + u] for u, q < 4.
@@ -107,177 +80,154 @@ LAMELLA_INLINE void transpose_4x4(const float* from, std::int64_t from_stride, f
 #endif
 }
 
-// Rows [i, i + rows) and terms [0, k) of A, in the form the tiles read: row by row, or for a
-// transposed A [k][rows].
-void pack_a_rows(const Matrix& a, std::int64_t i, std::int64_t rows, std::int64_t k, float* to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::memcpy(to + r * k, a.data + (i + r) * a.row_stride,
-                static_cast<std::size_t>(k) * sizeof(float));
-  }
-}
-
-void pack_a_columns(const Matrix& a, std::int64_t i, std::int64_t rows, std::int64_t k, float* to) {
+// Splits rows [0, rows) of a transposed A into tiles [k][tile_rows]. Whole vectors are stored:
+// what reaches beyond a tile's column is overwritten by the next one, at the end it fills the
+// `width` floats left between tiles.
+void pack_transposed(const Matrix& a, std::int64_t rows, std::int64_t tile_rows, std::int64_t k,
+                     float* to) {
+  const std::int64_t tile_floats = k * tile_rows + width;
   for (std::int64_t t = 0; t < k; ++t) {
-    const float* from = a.data + i + t * a.column_stride;
-    std::int64_t r = 0;
-    for (; r + Float::width <= rows; r += Float::width) store(to + t * rows + r, load(from + r));
-    if (r < rows) store_n(to + t * rows + r, load_n(from + r, rows - r), rows - r);
+    const float* const from = a.data + t * a.column_stride;
+    float* tile = to + t * tile_rows;
+    for (std::int64_t r = 0; r < rows; r += tile_rows, tile += tile_floats) {
+      for (std::int64_t q = 0; q < tile_rows; q += width) {
+        const std::int64_t left = max_i(rows - r - q, 0);
+        store(tile + q, left >= width ? load(from + r + q) : load_n(from + r + q, left));
+      }
+    }
   }
 }
 
 class Product {
  public:
-  Product(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
-          float* c, std::int64_t ldc, const Finish& finish, float* workspace)
-      : m_(m),
-        n_(n),
-        k_(k),
+  Product(const GemmPlan& plan, const Matrix& a, const Matrix& b, float* c, std::int64_t ldc,
+          const Finish& finish)
+      : p_(plan),
         a_(a),
         b_(b),
         c_(c),
         ldc_(ldc),
         finish_(finish),
-        plan_(make_plan(m, n, k, b)),
-        a_transposed_(a.column_stride != 1),
-        packed_b_(workspace),
-        packed_a_(workspace + tail_floats() + workspace_for(plan_, a_transposed_).b_floats) {}
+        panel_width_(plan.vectors * width),
+        target_(finish.pre_activation != nullptr ? finish.pre_activation : c),
+        // With the pre-activation kept, the tile goes there first and the activation on to C.
+        relu_in_tile_(finish.activation.kind == Kind::relu && finish.pre_activation == nullptr) {}
 
-  void run() {
-    const bool is_relu = finish_.activation.kind == Kind::relu;
-    // With the pre-activation kept, the tile goes there first and the activation on to C.
-    relu_in_tile_ = is_relu && finish_.pre_activation == nullptr;
-    if (plan_.pack_last_panel) {
-      const std::int64_t j = (plan_.panels - 1) * plan_.panel_width;
-      pack_panel(b_, k_, j, n_ - j, plan_.panel_width, packed_b_);
-    }
-    for (std::int64_t i = 0; i < m_; i += plan_.m_block) {
-      const std::int64_t rows = min_i(plan_.m_block, m_ - i);
+  // Rows [i, i_end) and columns [j, j_end) of C.
+  void rectangle(std::int64_t i, std::int64_t i_end, std::int64_t j, std::int64_t j_end,
+                 float* workspace) const {
+    for (std::int64_t column = j; column < j_end; column += p_.n_block) {
+      const std::int64_t column_end = min_i(j_end, column + p_.n_block);
       std::int64_t k = 0;
       do {
-        const std::int64_t length = min_i(plan_.k_block, k_ - k);
-        block(i, rows, k, length);
-        k += plan_.k_block;
-      } while (k < k_);
+        const std::int64_t length = min_i(p_.k_block, p_.k - k);
+        float* const packed_a = pack_b(column, column_end, k, length, workspace);
+        for (std::int64_t row = i; row < i_end; row += p_.m_block) {
+          block(row, min_i(i_end, row + p_.m_block), column, column_end, k, length, workspace,
+                packed_a);
+        }
+        k += p_.k_block;
+      } while (k < p_.k);
     }
   }
-
-  // The packed last panel of a B read in place holds all of k.
-  std::int64_t tail_floats() const { return plan_.pack_last_panel ? k_ * plan_.panel_width : 0; }
 
  private:
-  void block(std::int64_t i, std::int64_t rows, std::int64_t k, std::int64_t length) {
-    if (plan_.pack_b) pack_b_block(k, length);
-    const std::int64_t tiles = ceil_div(rows, plan_.tile_rows);
-    if (plan_.pack_a) {
-      parallel_chunks(tiles, 8, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t t = begin; t < end; ++t) {
-          const std::int64_t r = t * plan_.tile_rows;
-          const std::int64_t tile_rows = min_i(plan_.tile_rows, rows - r);
-          const Matrix part = {a_.data + k * a_.column_stride, a_.row_stride, a_.column_stride};
-          if (a_transposed_) {
-            pack_a_columns(part, i + r, tile_rows, length, packed_a_ + r * length);
-          } else {
-            pack_a_rows(part, i + r, tile_rows, length, packed_a_ + r * length);
-          }
-        }
-      });
-    }
-    const std::int64_t tile_groups = ceil_div(tiles, plan_.tiles_per_task);
-    const std::int64_t panel_groups = ceil_div(plan_.panels, plan_.panels_per_task);
-    const auto task = [&](std::int64_t index) {
-      const std::int64_t tile_begin = index / panel_groups * plan_.tiles_per_task;
-      const std::int64_t tile_end = min_i(tiles, tile_begin + plan_.tiles_per_task);
-      const std::int64_t panel_begin = index % panel_groups * plan_.panels_per_task;
-      const std::int64_t panel_end = min_i(plan_.panels, panel_begin + plan_.panels_per_task);
-      for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
-        for (std::int64_t t = tile_begin; t < tile_end; ++t) {
-          tile(i, rows, t * plan_.tile_rows, panel, k, length);
-        }
-      }
-    };
-    if (rows * n_ * length < 2 * task_grain) {
-      for (std::int64_t index = 0; index < tile_groups * panel_groups; ++index) task(index);
-    } else {
-      parallel_for(tile_groups * panel_groups, task);
-    }
+  bool packs(std::int64_t panel_end) const {
+    return p_.pack_b || (p_.pack_last_panel && panel_end > p_.n);
   }
 
-  void pack_b_block(std::int64_t k, std::int64_t length) {
-    const Matrix part = {b_.data + k * b_.row_stride, b_.row_stride, b_.column_stride};
-    parallel_chunks(plan_.panels, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t panel = begin; panel < end; ++panel) {
-        const std::int64_t j = panel * plan_.panel_width;
-        pack_panel(part, length, j, min_i(plan_.panel_width, n_ - j), plan_.panel_width,
-                   packed_b_ + panel * plan_.panel_width * length);
+  // Copies what the plan says of B's block and returns the end of it.
+  float* pack_b(std::int64_t j, std::int64_t j_end, std::int64_t k, std::int64_t length,
+                float* to) const {
+    // A few rows at a time: each row of B is read on for as long as its page is at hand.
+    const std::int64_t step = b_.column_stride == 1 ? 16 : length;
+    float* end = to;
+    for (std::int64_t t = 0; t < length; t += step) {
+      const std::int64_t terms = min_i(step, length - t);
+      const Matrix part = {b_.data + (k + t) * b_.row_stride, b_.row_stride, b_.column_stride};
+      end = to;
+      for (std::int64_t column = j; column < j_end; column += panel_width_) {
+        if (!packs(column + panel_width_)) continue;
+        pack_panel(part, terms, column, min_i(panel_width_, p_.n - column), panel_width_,
+                   end + t * panel_width_);
+        end += length * panel_width_;
       }
-    });
+    }
+    return end;
   }
 
-  void tile(std::int64_t i, std::int64_t block_rows, std::int64_t r, std::int64_t panel,
-            std::int64_t k, std::int64_t length) const {
-    const std::int64_t rows = min_i(plan_.tile_rows, block_rows - r);
-    const std::int64_t j = panel * plan_.panel_width;
-    const bool first = k == 0;
-    const bool last = k + length >= k_;
-    float* const target = finish_.pre_activation != nullptr ? finish_.pre_activation : c_;
-
-    const float* a_rows[max_tile_rows];
-    float* c_rows[max_tile_rows];
-    Tile t;
-    if (a_transposed_) {
-      a_rows[0] = plan_.pack_a ? packed_a_ + r * length : a_.data + i + r + k * a_.column_stride;
-      t.a_step = plan_.pack_a ? rows : a_.column_stride;
-    } else {
-      const float* base =
-          plan_.pack_a ? packed_a_ + r * length : a_.data + (i + r) * a_.row_stride + k;
-      const std::int64_t stride = plan_.pack_a ? length : a_.row_stride;
-      for (std::int64_t q = 0; q < rows; ++q) a_rows[q] = base + q * stride;
-      t.a_step = 1;
-    }
-    for (std::int64_t q = 0; q < rows; ++q) c_rows[q] = target + (i + r + q) * ldc_ + j;
+  void block(std::int64_t i, std::int64_t i_end, std::int64_t j, std::int64_t j_end, std::int64_t k,
+             std::int64_t length, const float* packed_b, float* packed_a) const {
     const Segment segment = {0, 0, length};
-    t.a = a_rows;
+    const bool a_transposed = a_.column_stride != 1;
+    if (p_.pack_a) {
+      pack_transposed({a_.data + i + k * a_.column_stride, 1, a_.column_stride}, i_end - i,
+                      p_.tile_rows, length, packed_a);
+    }
+    const bool last = k + length >= p_.k;
+    Tile t;
     t.segments = &segment;
     t.segment_count = 1;
-    t.c = c_rows;
-    t.columns = min_i(plan_.panel_width, n_ - j);
-    t.bias = finish_.bias == nullptr ? nullptr : finish_.bias + j;
-    t.accumulate = finish_.accumulate || !first;
+    t.accumulate = finish_.accumulate || k > 0;
     t.relu = relu_in_tile_ && last;
-    t.b_stride = plan_.panel_width;
-    if (plan_.pack_b) {
-      t.b = packed_b_ + panel * plan_.panel_width * length;
-    } else if (plan_.pack_last_panel && panel == plan_.panels - 1) {
-      t.b = packed_b_ + k * plan_.panel_width;
-    } else {
-      t.b = b_.data + k * b_.row_stride + j;
-      t.b_stride = b_.row_stride;
-    }
-    // The last panel may need fewer vectors than the others.
-    const int vectors = t.columns <= Float::width                             ? 1
-                        : plan_.vectors == 4 && t.columns <= 2 * Float::width ? 2
-                                                                              : plan_.vectors;
-    tile_kernel(a_transposed_ ? Form::columns : Form::rows, rows, vectors)(t);
-    if (!last || relu_in_tile_ || finish_.activation.kind == Kind::linear) return;
-    for (std::int64_t q = 0; q < rows; ++q) {
-      float* y = c_ + (i + r + q) * ldc_ + j;
-      if (target != c_) {
-        std::memcpy(y, c_rows[q], static_cast<std::size_t>(t.columns) * sizeof(float));
+    const float* a_rows[max_tile_rows];
+    float* c_rows[max_tile_rows];
+    t.a = a_rows;
+    t.c = c_rows;
+    for (std::int64_t column = j; column < j_end; column += panel_width_) {
+      t.columns = min_i(panel_width_, p_.n - column);
+      t.bias = finish_.bias == nullptr ? nullptr : finish_.bias + column;
+      if (packs(column + panel_width_)) {
+        t.b = packed_b;
+        t.b_stride = panel_width_;
+        packed_b += length * panel_width_;
+      } else {
+        t.b = b_.data + k * b_.row_stride + column;
+        t.b_stride = b_.row_stride;
       }
-      activate_row(finish_.activation, y, t.columns);
+      // The last panel may need fewer vectors than the others.
+      const int vectors = t.columns <= width                          ? 1
+                          : p_.vectors == 4 && t.columns <= 2 * width ? 2
+                                                                      : p_.vectors;
+      for (std::int64_t row = i; row < i_end; row += p_.tile_rows) {
+        const std::int64_t rows = min_i(p_.tile_rows, i_end - row);
+        const float* const a = a_.data + row * a_.row_stride + k * a_.column_stride;
+        if (p_.pack_a) {
+          a_rows[0] = packed_a + (row - i) / p_.tile_rows * (length * p_.tile_rows + width);
+          t.a_step = p_.tile_rows;
+        } else {
+          for (std::int64_t r = 0; r < rows; ++r) a_rows[r] = a + r * a_.row_stride;
+          t.a_step = a_.column_stride;
+        }
+        for (std::int64_t r = 0; r < rows; ++r) c_rows[r] = target_ + (row + r) * ldc_ + column;
+        const Form form = a_transposed ? Form::columns : Form::rows;
+        tile_kernel(form, rows, vectors)(t);
+        if (last) activate(row, rows, column, t.columns);
+      }
     }
   }
 
-  std::int64_t m_, n_, k_;
+  void activate(std::int64_t row, std::int64_t rows, std::int64_t column,
+                std::int64_t columns) const {
+    if (relu_in_tile_ || finish_.activation.kind == Kind::linear) return;
+    for (std::int64_t r = row; r < row + rows; ++r) {
+      float* const y = c_ + r * ldc_ + column;
+      if (target_ != c_) {
+        std::memcpy(y, target_ + r * ldc_ + column,
+                    static_cast<std::size_t>(columns) * sizeof(float));
+      }
+      activate_row(finish_.activation, y, columns);
+    }
+  }
+
+  const GemmPlan& p_;
   Matrix a_, b_;
   float* c_;
   std::int64_t ldc_;
   Finish finish_;
-  Plan plan_;
-  bool a_transposed_;
-  float* packed_b_;
-  float* packed_a_;
-  bool relu_in_tile_ = false;
+  std::int64_t panel_width_;
+  float* target_;
+  bool relu_in_tile_;
 };
 
 }  // namespace
@@ -321,18 +271,47 @@ void pack_panel(const Matrix& b, std::int64_t k, std::int64_t j, std::int64_t co
   }
 }
 
-std::int64_t gemm_workspace(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a,
-                            const Matrix& b) {
-  if (m <= 0 || n <= 0) return 0;
-  const Plan p = make_plan(m, n, k, b);
-  const Workspace w = workspace_for(p, a.column_stride != 1);
-  return w.a_floats + w.b_floats + (p.pack_last_panel ? k * p.panel_width : 0);
+GemmPlan gemm_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
+                   int threads) {
+  GemmPlan p = {};
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  if (m <= 0 || n <= 0) return p;
+  p.vectors = panel_vectors(m, n);
+  const std::int64_t panel = p.vectors * width;
+  p.tile_rows = balanced(m, p.vectors == 4 ? wide_tile_rows : max_tile_rows);
+  cut(p, max_i(1, min_i(threads, m * n * max_i(k, 1) / thread_grain)));
+  const std::int64_t tasks = ceil_div(m, p.task_rows) * ceil_div(n, p.task_columns);
+  p.slots = static_cast<int>(tasks);
+  p.k_block = balanced(max_i(k, 1), max_k_block);
+  p.m_block = min_i(p.task_rows, round_up(balanced(p.task_rows, max_m_block), p.tile_rows));
+  p.n_block = min_i(p.task_columns, round_up(balanced(p.task_columns, max_n_block), panel));
+  // A B no wider than a panel is packed as it lies.
+  const bool is_panel = n == panel && b.row_stride == panel;
+  const bool large = p.task_rows > in_place_tiles * p.tile_rows ||
+                     (p.task_rows > p.tile_rows && p.task_columns * p.k_block > in_place_floats);
+  p.pack_b = b.column_stride != 1 || (large && !is_panel);
+  p.pack_last_panel = !p.pack_b && n % panel != 0;
+  // Only a transposed A is ever copied: its tiles are a few floats out of each of k rows.
+  p.pack_a = a.column_stride != 1 && p.task_columns >= 4 * panel && p.task_rows > 8 * p.tile_rows;
+  const std::int64_t b_columns = p.pack_b ? p.n_block : p.pack_last_panel ? panel : 0;
+  const std::int64_t a_tiles = p.pack_a ? ceil_div(p.m_block, p.tile_rows) : 0;
+  p.slot_floats = round_up(p.k_block * b_columns + a_tiles * (p.k_block * p.tile_rows + width), 16);
+  return p;
 }
 
-void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
-          float* c, std::int64_t ldc, const Finish& finish, float* workspace) {
-  if (m <= 0 || n <= 0) return;
-  Product(m, n, k, a, b, c, ldc, finish, workspace).run();
+void gemm(const GemmPlan& plan, const Matrix& a, const Matrix& b, float* c, std::int64_t ldc,
+          const Finish& finish, float* workspace) {
+  if (plan.m <= 0 || plan.n <= 0) return;
+  const Product product(plan, a, b, c, ldc, finish);
+  const std::int64_t across = ceil_div(plan.n, plan.task_columns);
+  parallel_for_slots(plan.slots, plan.slots, [&](std::int64_t task, int slot) {
+    const std::int64_t i = task / across * plan.task_rows;
+    const std::int64_t j = task % across * plan.task_columns;
+    product.rectangle(i, min_i(plan.m, i + plan.task_rows), j, min_i(plan.n, j + plan.task_columns),
+                      workspace + slot * plan.slot_floats);
+  });
 }
 
 }  // namespace lamella::LAMELLA_ISA

@@ -9,8 +9,9 @@ namespace {
 
 void product(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
              float* c, const Finish& finish) {
-  const Scratch<float> workspace("dense", gemm_workspace(m, n, k, a, b));
-  gemm(m, n, k, a, b, c, n, finish, workspace.get());
+  const GemmPlan plan = gemm_plan(m, n, k, a, b, num_threads());
+  const Scratch<float> workspace("dense", plan.workspace());
+  gemm(plan, a, b, c, n, finish, workspace.get());
 }
 
 void forward(const dense::Forward& p) {
@@ -36,16 +37,16 @@ void backward(const dense::Backward& p) {
 void matmul(const dense::Matmul& p) {
   const Matrix a = {p.a, p.a_row, p.a_column};
   const Matrix b = {p.b, p.b_row, p.b_column};
-  const std::int64_t floats = gemm_workspace(p.m, p.n, p.k, a, b);
   const bool spread = p.batch > 1 && !p.accumulate && p.m * p.n * p.k < (1 << 20);
   const int slots = spread ? num_threads() : 1;
-  const Scratch<float> workspace("matmul", floats * slots);
+  const GemmPlan plan = gemm_plan(p.m, p.n, p.k, a, b, spread ? 1 : num_threads());
+  const Scratch<float> workspace("matmul", plan.workspace() * slots);
   const auto one = [&](std::int64_t q, int slot) {
     Finish finish;
     finish.accumulate = p.accumulate;
-    gemm(p.m, p.n, p.k, {p.a + p.a_offset[q], p.a_row, p.a_column},
+    gemm(plan, {p.a + p.a_offset[q], p.a_row, p.a_column},
          {p.b + p.b_offset[q], p.b_row, p.b_column}, p.c + p.c_offset[q], p.n, finish,
-         workspace.get() + slot * floats);
+         workspace.get() + slot * plan.workspace());
   };
   if (spread) return parallel_for_slots(p.batch, slots, one);
   for (std::int64_t q = 0; q < p.batch; ++q) one(q, 0);
