@@ -13,8 +13,10 @@ constexpr std::int64_t max_k_block = 512;
 // Rows of A that stay in L2 while the panels of B pass by, and columns of B copied at a time.
 constexpr std::int64_t max_m_block = 240;
 constexpr std::int64_t max_n_block = 1024;
-// B is copied where that is spread over this many tiles of rows, or it is too large to lie in L2.
+// B is copied where that is spread over this many tiles of rows, fewer if its vectors lie across
+// cache lines, or where it is too large to lie in L2.
 constexpr std::int64_t in_place_tiles = 40;
+constexpr std::int64_t in_place_tiles_unaligned = 10;
 constexpr std::int64_t in_place_floats = 128 << 10;
 // Multiply-adds worth a thread: some microseconds.
 constexpr std::int64_t thread_grain = 96 << 10;
@@ -25,17 +27,6 @@ std::int64_t balanced(std::int64_t size, std::int64_t most) {
 
 std::int64_t round_up(std::int64_t size, std::int64_t unit) {
   return ceil_div(size, unit) * unit;
-}
-
-// Panels of four vectors with half the rows need fewer broadcasts and touch fewer rows of C at a
-// time, unless half of the last one would be empty.
-int panel_vectors(std::int64_t m, std::int64_t n) {
-  if (n <= width) return 1;
-  if (n <= 2 * width) return 2;
-  if (m <= wide_tile_rows) return 4;
-  const std::int64_t rest = n % (4 * width);
-  const bool fits = rest == 0 || rest > 2 * width || n >= 8 * width;
-  return wide_tile_rows >= 4 && fits ? 4 : 2;
 }
 
 // The grid of `threads` rectangles, or fewer, that leaves the least to the busiest thread: its
@@ -186,9 +177,7 @@ class Product {
         t.b_stride = b_.row_stride;
       }
       // The last panel may need fewer vectors than the others.
-      const int vectors = t.columns <= width                          ? 1
-                          : p_.vectors == 4 && t.columns <= 2 * width ? 2
-                                                                      : p_.vectors;
+      const int vectors = tile_vectors(t.columns);
       for (std::int64_t row = i; row < i_end; row += p_.tile_rows) {
         const std::int64_t rows = min_i(p_.tile_rows, i_end - row);
         const float* const a = a_.data + row * a_.row_stride + k * a_.column_stride;
@@ -278,9 +267,9 @@ GemmPlan gemm_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix&
   p.n = n;
   p.k = k;
   if (m <= 0 || n <= 0) return p;
-  p.vectors = panel_vectors(m, n);
+  p.vectors = m <= wide_tile_rows ? tile_vectors(n) : panel_vectors(n);
   const std::int64_t panel = p.vectors * width;
-  p.tile_rows = balanced(m, p.vectors == 4 ? wide_tile_rows : max_tile_rows);
+  p.tile_rows = balanced(m, full_tile_rows(p.vectors));
   cut(p, max_i(1, min_i(threads, m * n * max_i(k, 1) / thread_grain)));
   const std::int64_t tasks = ceil_div(m, p.task_rows) * ceil_div(n, p.task_columns);
   p.slots = static_cast<int>(tasks);
@@ -288,9 +277,11 @@ GemmPlan gemm_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix&
   p.m_block = min_i(p.task_rows, round_up(balanced(p.task_rows, max_m_block), p.tile_rows));
   p.n_block = min_i(p.task_columns, round_up(balanced(p.task_columns, max_n_block), panel));
   // A B no wider than a panel is packed as it lies.
-  const bool is_panel = n == panel && b.row_stride == panel;
-  const bool large = p.task_rows > in_place_tiles * p.tile_rows ||
+  const bool aligned = is_aligned(b.data, b.row_stride);
+  const std::int64_t tiles = aligned ? in_place_tiles : in_place_tiles_unaligned;
+  const bool large = p.task_rows > tiles * p.tile_rows ||
                      (p.task_rows > p.tile_rows && p.task_columns * p.k_block > in_place_floats);
+  const bool is_panel = aligned && n == panel && b.row_stride == panel;
   p.pack_b = b.column_stride != 1 || (large && !is_panel);
   p.pack_last_panel = !p.pack_b && n % panel != 0;
   // Only a transposed A is ever copied: its tiles are a few floats out of each of k rows.

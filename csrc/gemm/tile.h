@@ -20,11 +20,39 @@
 
 namespace lamella::LAMELLA_ISA {
 
-// Register tiles: 12 x 2 vectors fill 24 of 32 registers, 6 x 2 fill 12 of 16; the rest holds the
-// vectors of B and a broadcast of A. Fewer rows take 4 vectors, to keep enough chains going.
+// Register tiles: 6 x 4 or 12 x 2 vectors fill 24 of 32 registers, 6 x 2 fill 12 of 16; the rest
+// holds the vectors of B and a broadcast of A. 6 x 4 is the best of them: fewer pointers to rows,
+// and C is met in longer pieces. Few rows take 4 vectors everywhere, to keep enough chains going.
 constexpr int max_tile_rows = Float::registers == 32 ? 12 : 6;
 constexpr int wide_tile_rows = Float::registers == 32 ? 6 : 2;  // up to here 4 vectors fit
+
 constexpr int max_tile_vectors = 4;
+
+// The height of a full tile.
+LAMELLA_INLINE std::int64_t full_tile_rows(std::int64_t vectors) {
+  return vectors == 4 ? wide_tile_rows : max_tile_rows;
+}
+
+// The least width that covers so many columns: 1, 2 or 4 vectors.
+LAMELLA_INLINE int tile_vectors(std::int64_t columns) {
+  return columns <= Float::width ? 1 : columns <= 2 * Float::width ? 2 : 4;
+}
+
+// Whether whole vectors of B's rows lie within cache lines. NumPy aligns to 16 bytes only.
+LAMELLA_INLINE bool is_aligned(const float* b, std::int64_t row_stride) {
+  return (reinterpret_cast<std::uintptr_t>(b) | static_cast<std::uintptr_t>(row_stride) * 4) % 64 ==
+         0;
+}
+
+// The width of the panels that B is cut into where A has many rows: 4 where that fits the registers
+// and leaves no panel half empty.
+LAMELLA_INLINE int panel_vectors(std::int64_t columns) {
+  if (columns <= 2 * Float::width || wide_tile_rows < 4) {
+    return columns <= Float::width ? 1 : 2;
+  }
+  const std::int64_t rest = columns % (4 * Float::width);
+  return rest == 0 || rest > 2 * Float::width || columns >= 8 * Float::width ? 4 : 2;
+}
 
 enum class Form { rows, columns, gather };
 

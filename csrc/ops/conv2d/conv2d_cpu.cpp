@@ -17,8 +17,8 @@ using conv2d::Problem;
 // Outputs a task: enough that each pass over the kernel's panels is used often.
 constexpr std::int64_t block_pixels = 384;
 constexpr std::int64_t block_floats = 128 << 10;
-// Terms of the reduction between two visits of the result: a panel of so many rows stays in L1.
-constexpr std::int64_t max_terms = 288;
+// Terms of the reduction between two visits of the result.
+constexpr std::int64_t max_terms = 576;
 // Runs shorter than this are read through a table of offsets instead of segment by segment.
 constexpr std::int64_t short_run = 16;
 constexpr std::int64_t max_table = 512;
@@ -30,6 +30,38 @@ struct Target {
   std::int64_t pixel, row, image;
 };
 
+// The kernel as the matrix of a sum over taps: element (term, column) of a group, where a term is a
+// tap and a channel of x.
+struct TapKernel {
+  const float* data;     // (KH, KW, C/G, F)
+  std::int64_t filters;  // F
+  // Forward the terms lie one after the other and a column is a filter. For the input gradient a
+  // column is a channel, the terms of a tap are filters, and the taps come in the phase's order.
+  bool transposed;
+  std::int64_t channels;  // C/G
+  const std::int64_t* h_tap;
+  const std::int64_t* w_tap;
+  std::int64_t kernel_width, w_count;
+
+  // Terms [begin, end) of `columns` columns from j, as a panel of the given width.
+  void pack(std::int64_t group, std::int64_t run, std::int64_t j, std::int64_t columns,
+            std::int64_t begin, std::int64_t end, std::int64_t width, float* to) const {
+    if (!transposed) {
+      return pack_panel({data + begin * filters, filters, 1}, end - begin, group * columns + j,
+                        min_i(width, columns - j), width, to);
+    }
+    for (std::int64_t k = begin; k < end;) {
+      const std::int64_t tap = k / run;
+      const std::int64_t length = min_i((tap + 1) * run, end) - k;
+      const std::int64_t at = h_tap[tap / w_count] * kernel_width + w_tap[tap % w_count];
+      const float* from = data + at * channels * filters + group * run + k % run;
+      pack_panel({from, 1, filters}, length, j, min_i(width, columns - j), width, to);
+      to += length * width;
+      k += length;
+    }
+  }
+};
+
 struct TapSum {
   const float* x;
   std::int64_t batch;
@@ -38,34 +70,25 @@ struct TapSum {
   std::int64_t groups;
   std::int64_t run;      // channels of x a group
   std::int64_t columns;  // channels of the result a group
-  // [group][panel][tap][run][width] where kernel_row is 0; else term after term, `kernel_row`
-  // floats apart, the channels of all groups in each: a task then copies the panel it is about to
-  // use.
-  const float* kernel;
-  std::int64_t kernel_row;
+  TapKernel kernel;
   const float* bias;
   Activation activation;
   Target y;
 };
 
-int vectors_for(std::int64_t columns) {
-  return columns <= Float::width ? 1 : 2;
-}
-
 class TapSumRunner {
  public:
-  explicit TapSumRunner(const TapSum& s)
-      : s_(s),
-        vectors_(vectors_for(s.columns)),
-        width_(vectors_ * Float::width),
-        panels_(ceil_div(s.columns, width_)),
-        terms_(s.h.count * s.w.count * s.run) {
+  explicit TapSumRunner(const TapSum& s) : s_(s), terms_(s.h.count * s.w.count * s.run) {
     merged_ = s.groups == 1 && consecutive(s.w);
     run_ = merged_ ? s.w.count * s.run : s.run;
     runs_ = merged_ ? s.h.count : s.h.count * s.w.count;
     const std::int64_t x_row = max_i(s.w.input, s.w.span(0, s.w.output)) * s.channels;
     use_table_ =
         run_ < short_run && terms_ <= max_table && s.h.span(0, 1) * x_row < (std::int64_t{1} << 31);
+    // The kernels for few channels are at most two vectors wide.
+    vectors_ = use_table_ ? (s.columns <= Float::width ? 1 : 2) : panel_vectors(s.columns);
+    width_ = vectors_ * Float::width;
+    panels_ = ceil_div(s.columns, width_);
     cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, block_pixels, block_floats);
     // More tasks where there are few blocks: the panels are shared out too.
     panel_groups_ = 1;
@@ -89,8 +112,17 @@ class TapSumRunner {
     // A run may be cut by the end of a chunk: at most one more piece on either side.
     const Scratch<Segment> segments("conv2d", (runs_ + 2) * slots);
     const Scratch<std::int32_t> table("conv2d", use_table_ ? terms_ * slots : 0);
-    const std::int64_t panel = s_.kernel_row > 0 ? chunk_terms_ * width_ : 0;
+    // A kernel no wider than a panel is one as it lies. Others are copied once for all tasks, or
+    // where few blocks share them by the task that uses them.
+    const bool in_place = !s_.kernel.transposed && s_.groups == 1 && s_.columns == width_ &&
+                          (is_aligned(s_.kernel.data, width_) || cut_.count == 1);
+    pack_in_task_ = !in_place && cut_.count <= 2;
+    const std::int64_t panel = pack_in_task_ ? chunk_terms_ * width_ : 0;
     const Scratch<float> panels("conv2d", panel * slots);
+    const bool shared = !in_place && !pack_in_task_;
+    const Scratch<float> packed("conv2d", shared ? s_.groups * panels_ * width_ * terms_ : 0);
+    kernel_ = in_place ? s_.kernel.data : packed.get();
+    if (shared) pack_kernel(packed.get(), slots);
     parallel_for_slots(tasks, slots, [&](std::int64_t index, int slot) {
       const Block block = block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
       if (block.rows <= 0) return;
@@ -116,6 +148,19 @@ class TapSumRunner {
     std::int32_t* table;
     float* panel;
   };
+
+  // [group][panel][term][width]
+  void pack_kernel(float* packed, int slots) const {
+    const std::int64_t chunk = max_i(16, (16 << 10) / width_);
+    const std::int64_t chunks = ceil_div(terms_, chunk);
+    parallel_for_slots(s_.groups * panels_ * chunks, slots, [&](std::int64_t i, int) {
+      const std::int64_t panel = i / chunks;
+      const std::int64_t begin = i % chunks * chunk;
+      s_.kernel.pack(panel / panels_, s_.run, panel % panels_ * width_, s_.columns, begin,
+                     min_i(terms_, begin + chunk), width_,
+                     packed + (panel * terms_ + begin) * width_);
+    });
+  }
 
   std::int64_t cut_pixels() const { return cut_.images * cut_.rows * s_.w.output; }
 
@@ -159,12 +204,9 @@ class TapSumRunner {
     }
   }
 
-  // The pieces of the runs that lie in terms [begin, end).
+  // The pieces of the runs that lie in terms [begin, end); returns their number.
   std::int64_t fill_segments(const Work& work, std::int64_t begin, std::int64_t end) const {
-    if (use_table_) {
-      work.segments[0] = {0, 0, terms_};
-      return 1;
-    }
+    if (use_table_) return 0;
     std::int64_t count = 0;
     for (std::int64_t k = begin; k < end;) {
       const std::int64_t r = k / run_;
@@ -186,15 +228,13 @@ class TapSumRunner {
     const bool activate_after = last && !relu && s_.activation.kind != Kind::linear;
     Tile t;
     t.a_step = 1;
-    t.segments = work.segments;
-    t.segment_count = segments;
     t.columns = min_i(width_, s_.columns - j);
-    t.b = s_.kernel + ((group * panels_ + panel) * terms_ + begin) * width_;
     t.b_stride = width_;
-    if (s_.kernel_row > 0) {
-      pack_panel({s_.kernel + begin * s_.kernel_row, s_.kernel_row, 1}, end - begin, channel,
-                 t.columns, width_, work.panel);
+    if (pack_in_task_) {
+      s_.kernel.pack(group, s_.run, j, s_.columns, begin, end, width_, work.panel);
       t.b = work.panel;
+    } else {
+      t.b = kernel_ + ((group * panels_ + panel) * terms_ + begin) * width_;
     }
     t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
     t.accumulate = !first;
@@ -203,8 +243,10 @@ class TapSumRunner {
       run_table(work, t, group, channel, result, activate_after);
       return;
     }
-    const int vectors = vectors_for(t.columns);
-    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, max_tile_rows));
+    t.segments = work.segments;
+    t.segment_count = segments;
+    const int vectors = tile_vectors(t.columns);
+    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, full_tile_rows(vectors)));
     const TileKernel kernel = tile_kernel(Form::rows, tile, vectors);
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
@@ -268,6 +310,8 @@ class TapSumRunner {
   std::int64_t chunks_ = 1, chunk_terms_ = 0;
   Blocks cut_;
   std::int64_t panel_groups_;
+  bool pack_in_task_ = false;
+  const float* kernel_ = nullptr;
 };
 
 void correlate(const Problem& p, const float* x, const float* kernel, const conv2d::Output& y) {
@@ -286,8 +330,7 @@ void correlate(const Problem& p, const float* x, const float* kernel, const conv
   s.activation = y.activation;
   s.y = {y.data, y.pre_activation, p.filters, p.width.output * p.filters,
          p.height.output * p.width.output * p.filters};
-  s.kernel = kernel;
-  s.kernel_row = p.filters;
+  s.kernel = {kernel, p.filters, false, s.run, nullptr, nullptr, 0, 0};
   TapSumRunner(s).run();
 }
 
@@ -296,10 +339,7 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
   if (p.depthwise()) return depthwise_input_gradient(p, dz, kernel, dx);
   const std::int64_t channels = p.channels / p.groups;  // of dx a group
   const std::int64_t filters = p.filters / p.groups;
-  const std::int64_t width = vectors_for(channels) * Float::width;
-  const std::int64_t panels = ceil_div(channels, width);
   const Scratch<std::int64_t> offsets("conv2d", 2 * (p.height.kernel + p.width.kernel));
-  const Scratch<float> packed("conv2d", p.groups * panels * p.taps() * filters * width);
   for_each_phase(p, offsets.get(), [&](const Phase& h, const Phase& w) {
     TapSum s;
     s.x = dz;
@@ -316,21 +356,7 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
     const std::int64_t first = h.residue * row + w.residue * p.channels;
     s.y = {dx.data + first, dx.pre_activation == nullptr ? nullptr : dx.pre_activation + first,
            p.width.stride * p.channels, p.height.stride * row, p.height.input * row};
-    s.kernel_row = 0;
-    s.kernel = packed.get();
-    const std::int64_t taps = h.axis.count * w.axis.count;
-    parallel_for(p.groups * panels, [&](std::int64_t i) {
-      const std::int64_t group = i / panels;
-      const std::int64_t j = i % panels * width;
-      for (std::int64_t tap = 0; tap < taps; ++tap) {
-        const std::int64_t k =
-            h.tap[tap / w.axis.count] * p.width.kernel + w.tap[tap % w.axis.count];
-        // (channels, filters) of this tap, read transposed.
-        const float* from = kernel + k * channels * p.filters + group * filters;
-        pack_panel({from, 1, p.filters}, filters, j, min_i(width, channels - j), width,
-                   packed.get() + (i * taps + tap) * filters * width);
-      }
-    });
+    s.kernel = {kernel, p.filters, true, channels, h.tap, w.tap, p.width.kernel, w.axis.count};
     TapSumRunner(s).run();
   });
 }

@@ -22,11 +22,7 @@ constexpr std::int64_t block_floats = 128 << 10;
 // With fewer channels the rows of a tile get a pointer each.
 constexpr std::int64_t fewest_channels = 8;
 // dz with more filters is copied into panels: rows far apart fall on the same cache sets.
-constexpr std::int64_t most_filters_in_place = 256;
-
-int vectors_for(std::int64_t columns) {
-  return columns <= Float::width ? 1 : 2;
-}
+constexpr std::int64_t most_filters_in_place = 32;
 
 class KernelGradient {
  public:
@@ -42,10 +38,11 @@ class KernelGradient {
     terms_ = p.taps() * channels_;
     gather_ = channels_ < fewest_channels;
     const std::int64_t tiled = gather_ ? terms_ : channels_;
-    tile_rows_ = ceil_div(tiled, ceil_div(tiled, max_tile_rows));
+    const std::int64_t vectors = min_i(tile_vectors(filters_), 2);
+    tile_rows_ = ceil_div(tiled, ceil_div(tiled, full_tile_rows(vectors)));
     channel_tiles_ = ceil_div(channels_, tile_rows_);
     tiles_ = gather_ ? ceil_div(terms_, tile_rows_) : channel_tiles_ * p.taps();
-    width_ = vectors_for(filters_) * Float::width;
+    width_ = vectors * Float::width;
     panels_ = ceil_div(filters_, width_);
     pack_dz_ = filters_ % Float::width != 0 || p.filters > most_filters_in_place;
     cut_ = cut_blocks(p.batch, h, w, p.channels, block_pixels, block_floats);
@@ -216,7 +213,7 @@ class KernelGradient {
     for (std::int64_t r = 0; r < rows; ++r) c[r] = sum + (term + r) * p_.filters;
     t.a = a;
     t.c = c;
-    tile_kernel(gather_ ? Form::gather : Form::columns, rows, vectors_for(t.columns))(t);
+    tile_kernel(gather_ ? Form::gather : Form::columns, rows, tile_vectors(t.columns))(t);
   }
 
   Problem p_;
