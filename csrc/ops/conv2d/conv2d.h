@@ -49,14 +49,29 @@ struct Output {
   float* data;
 };
 
+// dz = dy f'(saved), the gradient of a convolution's result before its activation; `saved` is what
+// a fused forward pass keeps (activation.h).
+struct OutputGradient {
+  activation::Activation activation;
+  const float* dy;
+  const float* saved;
+};
+
+struct KernelGradients {
+  float* dkernel;
+  float* dbias;  // or null
+  float* dz;     // or null
+};
+
 // None of the outputs overlaps an input.
 struct Kernels {
   // x (N,H,W,C), kernel -> y (N,OH,OW,F)
   void (*correlate)(const Problem&, const float* x, const float* kernel, const Output& y);
   // dz (N,OH,OW,F), kernel -> dx (N,H,W,C)
   void (*input_gradient)(const Problem&, const float* dz, const float* kernel, const Output& dx);
-  // x, dz -> dkernel (KH,KW,C/G,F)
-  void (*kernel_gradient)(const Problem&, const float* x, const float* dz, float* dkernel);
+  // x, dz -> dkernel (KH,KW,C/G,F) and on request dbias (F), dz itself (N,OH,OW,F)
+  void (*kernel_gradient)(const Problem&, const float* x, const OutputGradient&,
+                          const KernelGradients&);
   // dz (rows, F) -> dbias (F)
   void (*bias_gradient)(const float* dz, std::int64_t rows, std::int64_t filters, float* dbias);
 };

@@ -271,29 +271,33 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
   return py::make_tuple(y, save ? saved : py::none());
 }
 
-// products: dx(dz, data), dkernel(dz, data).
-template <class Dx, class Dkernel>
+// dx(dz, data), and gradients(output_gradient, out) for dkernel and on request dbias and dz.
+template <class Dx, class Gradients>
 py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x,
                        const FloatInput& kernel, const FloatInput& saved, const Shape& y_shape,
                        Activation f, std::int64_t results, const WantedGradients& wanted,
-                       const Dx& dx_product, const Dkernel& dkernel_product) {
+                       const Dx& dx_product, const Gradients& gradients) {
   expect_shape(op, "dy", dy, y_shape);
   expect_shape(op, "saved", saved, y_shape);
   const GradientOutputs g = gradient_outputs(op, wanted, dy, x, kernel, saved, results);
   {
     const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
-    const Scratch<float> scratch(op, linear ? 0 : dy.size);
-    const float* dz = dy.data;
-    if (!linear) {
-      activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, scratch.get());
-      dz = scratch.get();
+    const bool want_x = wanted.x && g.dx.size > 0;
+    const bool need_dz = !linear && (want_x || !wanted.kernel);
+    const Scratch<float> scratch(op, need_dz ? dy.size : 0);
+    const float* const dz = linear ? dy.data : scratch.get();
+    if (wanted.kernel) {
+      gradients({f, dy.data, saved.data}, {g.dkernel.data, g.dbias.data, scratch.get()});
+    } else {
+      if (need_dz) {
+        activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, scratch.get());
+      }
+      if (wanted.bias) {
+        conv2d::kernels().bias_gradient(dz, dy.size / results, results, g.dbias.data);
+      }
     }
-    if (wanted.kernel) dkernel_product(dz, g.dkernel.data);
-    if (wanted.bias) {
-      conv2d::kernels().bias_gradient(dz, dy.size / results, results, g.dbias.data);
-    }
-    if (wanted.x && g.dx.size > 0) dx_product(dz, g.dx.data);
+    if (want_x) dx_product(dz, g.dx.data);
   }
   return g.arrays();
 }
@@ -337,8 +341,8 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
       [&](const float* dz, float* dx) {
         kernels.input_gradient(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
       },
-      [&](const float* dz, float* dkernel) {
-        kernels.kernel_gradient(p, x.array.data, dz, dkernel);
+      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
+        kernels.kernel_gradient(p, x.array.data, g, out);
       });
 }
 
@@ -379,8 +383,19 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
       [&](const float* dz, float* dx) {
         kernels.correlate(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
       },
-      [&](const float* dz, float* dkernel) {
-        kernels.kernel_gradient(p, dz, x.array.data, dkernel);
+      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
+        // x takes the place of dz here, and dz that of x.
+        const std::int64_t size = p.batch * p.height.input * p.width.input * p.channels;
+        const bool linear = g.activation.kind == activation::Kind::linear;
+        const Scratch<float> scratch(op, linear || out.dz != nullptr ? 0 : size);
+        float* const own = out.dz != nullptr ? out.dz : scratch.get();
+        if (!linear) activation::kernels().backward_fused(g.activation, size, g.dy, g.saved, own);
+        const float* const dz = linear ? g.dy : own;
+        kernels.kernel_gradient(p, dz, {{}, x.array.data, nullptr},
+                                {out.dkernel, nullptr, nullptr});
+        if (out.dbias != nullptr) {
+          kernels.bias_gradient(dz, size / p.channels, p.channels, out.dbias);
+        }
       });
 }
 

@@ -1,13 +1,12 @@
 // Convolution and input gradient as sums over taps: products of the image, read in place through
 // row pointers, with panels of the kernel.
-#include "core/memory_pool.h"
+//
+// Where the window reaches beyond the image, taps are left out rather than zeros multiplied:
+// outputs that meet the same taps form a region, and a tile of outputs lies within one.
 #include "gemm/bias_gradient.h"
-#include "gemm/gemm.h"
-#include "gemm/tile.h"
-#include "ops/conv2d/conv2d_few_channels.h"
 #include "ops/conv2d/conv2d_phases.h"
-#include "ops/conv2d/conv2d_taps.h"
-#include "simd/task.h"
+#include "ops/conv2d/conv2d_table_sum.h"
+#include "ops/conv2d/conv2d_tap_sum.h"
 
 namespace lamella::LAMELLA_ISA {
 namespace {
@@ -17,81 +16,59 @@ using conv2d::Problem;
 // Outputs a task: enough that each pass over the kernel's panels is used often.
 constexpr std::int64_t block_pixels = 384;
 constexpr std::int64_t block_floats = 128 << 10;
+// Images a task at least, if that much is there: regions at the border have few outputs an image.
+constexpr std::int64_t border_images = 6;
 // Terms of the reduction between two visits of the result.
 constexpr std::int64_t max_terms = 576;
-// Runs shorter than this are read through a table of offsets instead of segment by segment.
-constexpr std::int64_t short_run = 16;
-constexpr std::int64_t max_table = 512;
 
-// Where the results of one sum over taps lie.
-struct Target {
-  float* data;
-  float* pre_activation;  // same layout, or null
-  std::int64_t pixel, row, image;
+// Outputs [begin, end) of one axis meet taps [tap_begin, tap_end), and only those.
+struct Range {
+  std::int64_t begin, end;
+  std::int64_t tap_begin, tap_end;
 };
 
-// The kernel as the matrix of a sum over taps: element (term, column) of a group, where a term is a
-// tap and a channel of x.
-struct TapKernel {
-  const float* data;     // (KH, KW, C/G, F)
-  std::int64_t filters;  // F
-  // Forward the terms lie one after the other and a column is a filter. For the input gradient a
-  // column is a channel, the terms of a tap are filters, and the taps come in the phase's order.
-  bool transposed;
-  std::int64_t channels;  // C/G
-  const std::int64_t* h_tap;
-  const std::int64_t* w_tap;
-  std::int64_t kernel_width, w_count;
-
-  // Terms [begin, end) of `columns` columns from j, as a panel of the given width.
-  void pack(std::int64_t group, std::int64_t run, std::int64_t j, std::int64_t columns,
-            std::int64_t begin, std::int64_t end, std::int64_t width, float* to) const {
-    if (!transposed) {
-      return pack_panel({data + begin * filters, filters, 1}, end - begin, group * columns + j,
-                        min_i(width, columns - j), width, to);
+// The ranges of an axis in order, at most 2 * count + 1; returns their number. Offsets ascend, so
+// from one output to the next taps fall off at the end and come in at the beginning.
+std::int64_t cut_ranges(const TapAxis& a, Range* ranges) {
+  std::int64_t count = 0;
+  std::int64_t tap_begin = a.count;
+  std::int64_t tap_end = a.count;
+  for (std::int64_t i = 0; i < a.output;) {
+    const std::int64_t at = i * a.step;
+    while (tap_begin > 0 && at + a.offset[tap_begin - 1] >= 0) --tap_begin;
+    while (tap_end > tap_begin && at + a.offset[tap_end - 1] >= a.input) --tap_end;
+    std::int64_t end = a.output;
+    if (tap_begin > 0) end = min_i(end, ceil_div(-a.offset[tap_begin - 1], a.step));
+    if (tap_end > tap_begin) {
+      end = min_i(end, ceil_div(a.input - a.offset[tap_end - 1], a.step));
     }
-    for (std::int64_t k = begin; k < end;) {
-      const std::int64_t tap = k / run;
-      const std::int64_t length = min_i((tap + 1) * run, end) - k;
-      const std::int64_t at = h_tap[tap / w_count] * kernel_width + w_tap[tap % w_count];
-      const float* from = data + at * channels * filters + group * run + k % run;
-      pack_panel({from, 1, filters}, length, j, min_i(width, columns - j), width, to);
-      to += length * width;
-      k += length;
-    }
+    ranges[count++] = {i, end, tap_begin, tap_end};
+    i = end;
   }
-};
-
-struct TapSum {
-  const float* x;
-  std::int64_t batch;
-  TapAxis h, w;
-  std::int64_t channels;  // of x
-  std::int64_t groups;
-  std::int64_t run;      // channels of x a group
-  std::int64_t columns;  // channels of the result a group
-  TapKernel kernel;
-  const float* bias;
-  Activation activation;
-  Target y;
-};
+  return count;
+}
 
 class TapSumRunner {
  public:
-  explicit TapSumRunner(const TapSum& s) : s_(s), terms_(s.h.count * s.w.count * s.run) {
-    merged_ = s.groups == 1 && consecutive(s.w);
-    run_ = merged_ ? s.w.count * s.run : s.run;
-    runs_ = merged_ ? s.h.count : s.h.count * s.w.count;
-    const std::int64_t x_row = max_i(s.w.input, s.w.span(0, s.w.output)) * s.channels;
-    use_table_ =
-        run_ < short_run && terms_ <= max_table && s.h.span(0, 1) * x_row < (std::int64_t{1} << 31);
-    // The kernels for few channels are at most two vectors wide.
-    vectors_ = use_table_ ? (s.columns <= Float::width ? 1 : 2) : panel_vectors(s.columns);
-    width_ = vectors_ * Float::width;
-    panels_ = ceil_div(s.columns, width_);
-    cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, block_pixels, block_floats);
+  explicit TapSumRunner(const TapSum& s)
+      : s_(s),
+        vectors_(panel_vectors(s.columns)),
+        width_(vectors_ * Float::width),
+        panels_(ceil_div(s.columns, width_)),
+        terms_(s.terms()),
+        chunks_(max_i(1, ceil_div(terms_, max_terms))),
+        chunk_terms_(ceil_div(terms_, chunks_)),
+        merged_(s.groups == 1 && consecutive(s.w)),
+        h_ranges_("conv2d", 2 * s.h.count + 1),
+        w_ranges_("conv2d", 2 * s.w.count + 1),
+        h_count_(cut_ranges(s.h, h_ranges_.get())),
+        w_count_(cut_ranges(s.w, w_ranges_.get())) {
+    const std::int64_t image = s.h.output * s.w.output;
+    const std::int64_t pixels = h_count_ * w_count_ > 1
+                                    ? max_i(block_pixels, min_i(border_images * image, 1024))
+                                    : block_pixels;
+    cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, pixels, block_floats);
     // More tasks where there are few blocks: the panels are shared out too.
-    panel_groups_ = 1;
     while (cut_.count * panel_groups_ < 8 && panel_groups_ * 2 <= panels_ &&
            cut_pixels() * terms_ * width_ * panels_ / panel_groups_ > (1 << 18)) {
       panel_groups_ *= 2;
@@ -99,220 +76,184 @@ class TapSumRunner {
   }
 
   void run() {
-    const std::int64_t window = window_floats(cut_, s_.h, s_.w, s_.channels);
     const std::int64_t pixels = cut_pixels();
-    chunks_ = use_table_ ? 1 : max_i(1, ceil_div(terms_, max_terms));
-    chunk_terms_ = ceil_div(terms_, chunks_);
-    const std::int64_t tasks = cut_.count * panel_groups_;
-    const bool serial =
-        s_.batch * s_.h.output * s_.w.output * terms_ * s_.columns * s_.groups < (128 << 10);
-    const int slots = serial ? 1 : num_threads();
-    const Scratch<float> windows("conv2d", window * slots);
+    const int slots = s_.multiply_adds() < (128 << 10) ? 1 : num_threads();
     const Scratch<std::int64_t> offsets("conv2d", 2 * pixels * slots);
-    // A run may be cut by the end of a chunk: at most one more piece on either side.
-    const Scratch<Segment> segments("conv2d", (runs_ + 2) * slots);
-    const Scratch<std::int32_t> table("conv2d", use_table_ ? terms_ * slots : 0);
+    // A run may be cut by the ends of a chunk: at most one more piece on either side.
+    const std::int64_t most_segments = s_.h.count * s_.w.count + 2;
+    const Scratch<Segment> segments("conv2d", most_segments * slots);
     // A kernel no wider than a panel is one as it lies. Others are copied once for all tasks, or
     // where few blocks share them by the task that uses them.
-    const bool in_place = !s_.kernel.transposed && s_.groups == 1 && s_.columns == width_ &&
-                          (is_aligned(s_.kernel.data, width_) || cut_.count == 1);
+    const bool in_place =
+        s_.is_panel(width_) && (cut_.count == 1 || is_aligned(s_.kernel.data, width_));
     pack_in_task_ = !in_place && cut_.count <= 2;
     const std::int64_t panel = pack_in_task_ ? chunk_terms_ * width_ : 0;
     const Scratch<float> panels("conv2d", panel * slots);
     const bool shared = !in_place && !pack_in_task_;
     const Scratch<float> packed("conv2d", shared ? s_.groups * panels_ * width_ * terms_ : 0);
     kernel_ = in_place ? s_.kernel.data : packed.get();
-    if (shared) pack_kernel(packed.get(), slots);
-    parallel_for_slots(tasks, slots, [&](std::int64_t index, int slot) {
+    if (shared) s_.pack_all(width_, slots, packed.get());
+    parallel_for_slots(cut_.count * panel_groups_, slots, [&](std::int64_t index, int slot) {
       const Block block = block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
       if (block.rows <= 0) return;
-      const Work work = {
-          open_window(s_.x, s_.h, s_.w, s_.channels, block, windows.get() + slot * window),
-          offsets.get() + slot * 2 * pixels,
-          offsets.get() + slot * 2 * pixels + pixels,
-          block.images * block.rows * s_.w.output,
-          segments.get() + slot * (runs_ + 2),
-          table.get() + slot * terms_,
-          panels.get() + slot * panel};
-      run_block(block, work, index % panel_groups_);
+      std::int64_t* const x_offset = offsets.get() + slot * 2 * pixels;
+      run_block(block, index % panel_groups_,
+                {x_offset, x_offset + pixels, segments.get() + slot * most_segments,
+                 panels.get() + slot * panel});
     });
   }
 
  private:
+  // A task's own memory.
   struct Work {
-    Window window;
-    std::int64_t* x_offset;  // of each pixel of the block, in the window
-    std::int64_t* y_offset;  // in the result
-    std::int64_t pixels;
+    std::int64_t* x_offset;  // of each output: what its first tap reads
+    std::int64_t* y_offset;  // of each output
     Segment* segments;
-    std::int32_t* table;
     float* panel;
   };
 
-  // [group][panel][term][width]
-  void pack_kernel(float* packed, int slots) const {
-    const std::int64_t chunk = max_i(16, (16 << 10) / width_);
-    const std::int64_t chunks = ceil_div(terms_, chunk);
-    parallel_for_slots(s_.groups * panels_ * chunks, slots, [&](std::int64_t i, int) {
-      const std::int64_t panel = i / chunks;
-      const std::int64_t begin = i % chunks * chunk;
-      s_.kernel.pack(panel / panels_, s_.run, panel % panels_ * width_, s_.columns, begin,
-                     min_i(terms_, begin + chunk), width_,
-                     packed + (panel * terms_ + begin) * width_);
-    });
-  }
+  // Outputs [begin, end) of the offsets.
+  struct Region {
+    std::int64_t begin, end;
+    Range h, w;
+  };
 
   std::int64_t cut_pixels() const { return cut_.images * cut_.rows * s_.w.output; }
 
-  void run_block(const Block& block, const Work& work, std::int64_t panel_group) const {
+  // body(region) for each region of the block.
+  template <class Body>
+  void for_each_region(const Block& block, const Body& body) const {
     std::int64_t pixel = 0;
-    for (std::int64_t n = 0; n < block.images; ++n) {
-      for (std::int64_t i = 0; i < block.rows; ++i) {
-        const std::int64_t x = n * work.window.image + i * s_.h.step * work.window.row;
-        const std::int64_t y = (block.image + n) * s_.y.image + (block.row + i) * s_.y.row;
-        for (std::int64_t j = 0; j < s_.w.output; ++j, ++pixel) {
-          work.x_offset[pixel] = x + j * s_.w.step * work.window.pixel;
-          work.y_offset[pixel] = y + j * s_.y.pixel;
-        }
+    for (std::int64_t a = 0; a < h_count_; ++a) {
+      Range h = h_ranges_.get()[a];
+      h.begin = max_i(h.begin, block.row);
+      h.end = min_i(h.end, block.row + block.rows);
+      if (h.begin >= h.end) continue;
+      for (std::int64_t b = 0; b < w_count_; ++b) {
+        const Range w = w_ranges_.get()[b];
+        const std::int64_t begin = pixel;
+        pixel += block.images * (h.end - h.begin) * (w.end - w.begin);
+        body(Region{begin, pixel, h, w});
       }
     }
-    if (use_table_) fill_table(work);
+  }
+
+  void run_block(const Block& block, std::int64_t panel_group, const Work& work) const {
+    for_each_region(block, [&](const Region& r) { fill_offsets(block, r, work); });
     const std::int64_t panel_begin = panel_group * panels_ / panel_groups_;
     const std::int64_t panel_end = (panel_group + 1) * panels_ / panel_groups_;
     for (std::int64_t group = 0; group < s_.groups; ++group) {
       for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
         const std::int64_t begin = chunk * chunk_terms_;
         const std::int64_t end = min_i(terms_, begin + chunk_terms_);
-        const std::int64_t segments = fill_segments(work, begin, end);
         for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
-          run_panel(work, group, panel, begin, end, segments);
+          run_panel(block, work, group, panel, begin, end);
         }
       }
     }
   }
 
-  std::int64_t run_offset(const Work& work, std::int64_t r) const {
-    const std::int64_t p = merged_ ? r : r / s_.w.count;
-    const std::int64_t q = merged_ ? 0 : r % s_.w.count;
-    return (s_.h.offset[p] - s_.h.first()) * work.window.row +
-           (s_.w.offset[q] - s_.w.first()) * work.window.pixel;
-  }
-
-  void fill_table(const Work& work) const {
-    for (std::int64_t k = 0; k < terms_; ++k) {
-      work.table[k] = static_cast<std::int32_t>(run_offset(work, k / run_) + k % run_);
+  void fill_offsets(const Block& block, const Region& r, const Work& work) const {
+    const bool reads = r.h.tap_begin < r.h.tap_end && r.w.tap_begin < r.w.tap_end;
+    const std::int64_t row = s_.w.input * s_.channels;
+    const std::int64_t top = reads ? s_.h.offset[r.h.tap_begin] : 0;
+    const std::int64_t left = reads ? s_.w.offset[r.w.tap_begin] : 0;
+    std::int64_t pixel = r.begin;
+    for (std::int64_t n = block.image; n < block.image + block.images; ++n) {
+      for (std::int64_t i = r.h.begin; i < r.h.end; ++i) {
+        const std::int64_t x = (n * s_.h.input + i * s_.h.step + top) * row + left * s_.channels;
+        const std::int64_t y = n * s_.y.image + i * s_.y.row;
+        for (std::int64_t j = r.w.begin; j < r.w.end; ++j, ++pixel) {
+          work.x_offset[pixel] = reads ? x + j * s_.w.step * s_.channels : 0;
+          work.y_offset[pixel] = y + j * s_.y.pixel;
+        }
+      }
     }
   }
 
-  // The pieces of the runs that lie in terms [begin, end); returns their number.
-  std::int64_t fill_segments(const Work& work, std::int64_t begin, std::int64_t end) const {
-    if (use_table_) return 0;
+  // The runs of a region's taps within terms [begin, end); returns their number.
+  std::int64_t fill_segments(const Region& r, std::int64_t begin, std::int64_t end,
+                             Segment* segments) const {
     std::int64_t count = 0;
-    for (std::int64_t k = begin; k < end;) {
-      const std::int64_t r = k / run_;
-      const std::int64_t length = min_i((r + 1) * run_, end) - k;
-      work.segments[count++] = {run_offset(work, r) + k % run_, (k - begin) * width_, length};
-      k += length;
+    const std::int64_t taps = merged_ ? r.w.tap_end - r.w.tap_begin : 1;
+    for (std::int64_t p = r.h.tap_begin; p < r.h.tap_end; ++p) {
+      const std::int64_t row =
+          (s_.h.offset[p] - s_.h.offset[r.h.tap_begin]) * s_.w.input * s_.channels;
+      for (std::int64_t q = r.w.tap_begin; q < r.w.tap_end; q += taps) {
+        const std::int64_t first = (p * s_.w.count + q) * s_.run;
+        const std::int64_t from = max_i(begin, first);
+        const std::int64_t to = min_i(end, first + taps * s_.run);
+        if (from >= to) continue;
+        const std::int64_t tap = (s_.w.offset[q] - s_.w.offset[r.w.tap_begin]) * s_.channels;
+        segments[count++] = {row + tap + from - first, (from - begin) * width_, to - from};
+      }
     }
     return count;
   }
 
-  void run_panel(const Work& work, std::int64_t group, std::int64_t panel, std::int64_t begin,
-                 std::int64_t end, std::int64_t segments) const {
-    const bool first = begin == 0;
-    const bool last = end == terms_;
+  void run_panel(const Block& block, const Work& work, std::int64_t group, std::int64_t panel,
+                 std::int64_t begin, std::int64_t end) const {
     const std::int64_t j = panel * width_;
     const std::int64_t channel = group * s_.columns + j;
-    float* const result = s_.y.pre_activation != nullptr ? s_.y.pre_activation : s_.y.data;
-    const bool relu = s_.activation.kind == Kind::relu && result == s_.y.data;
-    const bool activate_after = last && !relu && s_.activation.kind != Kind::linear;
+    const bool last = end == terms_;
     Tile t;
     t.a_step = 1;
     t.columns = min_i(width_, s_.columns - j);
     t.b_stride = width_;
     if (pack_in_task_) {
-      s_.kernel.pack(group, s_.run, j, s_.columns, begin, end, width_, work.panel);
+      s_.pack(group, j, begin, end, width_, work.panel);
       t.b = work.panel;
     } else {
       t.b = kernel_ + ((group * panels_ + panel) * terms_ + begin) * width_;
     }
     t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
-    t.accumulate = !first;
-    t.relu = relu && last;
-    if (use_table_) {
-      run_table(work, t, group, channel, result, activate_after);
-      return;
-    }
+    t.accumulate = begin > 0;
+    t.relu = last && s_.relu_in_tile();
     t.segments = work.segments;
-    t.segment_count = segments;
-    const int vectors = tile_vectors(t.columns);
-    const std::int64_t tile = ceil_div(work.pixels, ceil_div(work.pixels, full_tile_rows(vectors)));
-    const TileKernel kernel = tile_kernel(Form::rows, tile, vectors);
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
     t.a = a;
     t.c = c;
-    for (std::int64_t pixel = 0; pixel < work.pixels; pixel += tile) {
-      const std::int64_t rows = min_i(tile, work.pixels - pixel);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        a[r] = work.window.data + group * s_.run + work.x_offset[pixel + r];
-        c[r] = result + work.y_offset[pixel + r] + channel;
+    const int vectors = tile_vectors(t.columns);
+    for_each_region(block, [&](const Region& region) {
+      t.segment_count = fill_segments(region, begin, end, work.segments);
+      const std::int64_t outputs = region.end - region.begin;
+      const std::int64_t tile = ceil_div(outputs, ceil_div(outputs, full_tile_rows(vectors)));
+      for (std::int64_t pixel = region.begin; pixel < region.end; pixel += tile) {
+        const std::int64_t rows = min_i(tile, region.end - pixel);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          a[r] = s_.x + group * s_.run + work.x_offset[pixel + r];
+          c[r] = s_.y.result() + work.y_offset[pixel + r] + channel;
+        }
+        tile_kernel(Form::rows, rows, vectors)(t);
+        if (!last) continue;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          s_.activate(work.y_offset[pixel + r] + channel, t.columns);
+        }
       }
-      (rows == tile ? kernel : tile_kernel(Form::rows, rows, vectors))(t);
-      if (activate_after) activate_pixels(work, pixel, rows, channel, t.columns, result);
-    }
-  }
-
-  void run_table(const Work& work, const Tile& t, std::int64_t group, std::int64_t channel,
-                 float* result, bool activate_after) const {
-    TableRow row;
-    row.x_step = s_.w.step * work.window.pixel;
-    row.table = work.table;
-    row.terms = terms_;
-    row.b = t.b;
-    row.bias = t.bias;
-    row.relu = t.relu;
-    row.y_step = s_.y.pixel;
-    row.outputs = s_.w.output;
-    row.columns = t.columns;
-    for (std::int64_t pixel = 0; pixel < work.pixels; pixel += s_.w.output) {
-      row.x = work.window.data + group * s_.run + work.x_offset[pixel];
-      row.y = result + work.y_offset[pixel] + channel;
-      // The panel's layout has vectors_ to a term, also where the last panel fills only one.
-      if (vectors_ == 1) {
-        table_row<1>(row);
-      } else {
-        table_row<2>(row);
-      }
-      if (activate_after) {
-        activate_pixels(work, pixel, s_.w.output, channel, t.columns, result);
-      }
-    }
-  }
-
-  // From the pre-activation, or in place, for pixels whose tile is still in cache.
-  void activate_pixels(const Work& work, std::int64_t begin, std::int64_t count,
-                       std::int64_t channel, std::int64_t columns, const float* result) const {
-    for (std::int64_t r = begin; r < begin + count; ++r) {
-      const std::int64_t at = work.y_offset[r] + channel;
-      if (result != s_.y.data) {
-        std::memcpy(s_.y.data + at, result + at, static_cast<std::size_t>(columns) * sizeof(float));
-      }
-      activate_row(s_.activation, s_.y.data + at, columns);
-    }
+    });
   }
 
   TapSum s_;
   int vectors_;
-  std::int64_t width_, panels_, terms_;
-  bool merged_, use_table_;
-  std::int64_t run_, runs_;
-  std::int64_t chunks_ = 1, chunk_terms_ = 0;
-  Blocks cut_;
-  std::int64_t panel_groups_;
+  std::int64_t width_, panels_;
+  std::int64_t terms_, chunks_, chunk_terms_;
+  bool merged_;  // the taps of a row are one run of the reduction
+  Scratch<Range> h_ranges_, w_ranges_;
+  std::int64_t h_count_, w_count_;
+  Blocks cut_ = {};
+  std::int64_t panel_groups_ = 1;
   bool pack_in_task_ = false;
   const float* kernel_ = nullptr;
 };
+
+void sum_over_taps(const TapSum& s) {
+  if (TableSum::suits(s)) {
+    TableSum(s).run();
+  } else {
+    TapSumRunner(s).run();
+  }
+}
 
 void correlate(const Problem& p, const float* x, const float* kernel, const conv2d::Output& y) {
   if (p.depthwise()) return depthwise_correlate(p, x, kernel, y);
@@ -331,7 +272,7 @@ void correlate(const Problem& p, const float* x, const float* kernel, const conv
   s.y = {y.data, y.pre_activation, p.filters, p.width.output * p.filters,
          p.height.output * p.width.output * p.filters};
   s.kernel = {kernel, p.filters, false, s.run, nullptr, nullptr, 0, 0};
-  TapSumRunner(s).run();
+  sum_over_taps(s);
 }
 
 void input_gradient(const Problem& p, const float* dz, const float* kernel,
@@ -357,7 +298,7 @@ void input_gradient(const Problem& p, const float* dz, const float* kernel,
     s.y = {dx.data + first, dx.pre_activation == nullptr ? nullptr : dx.pre_activation + first,
            p.width.stride * p.channels, p.height.stride * row, p.height.input * row};
     s.kernel = {kernel, p.filters, true, channels, h.tap, w.tap, p.width.kernel, w.axis.count};
-    TapSumRunner(s).run();
+    sum_over_taps(s);
   });
 }
 

@@ -5,8 +5,10 @@
 // [tile][row][column][channel] (one copy serves all taps and filters). With few channels a tile
 // spans taps and reads the image itself through one pointer a row.
 #include "core/memory_pool.h"
+#include "gemm/bias_gradient.h"
 #include "gemm/gemm.h"
 #include "gemm/tile.h"
+#include "ops/conv2d/conv2d_output_gradient.h"
 #include "ops/conv2d/conv2d_partial.h"
 #include "ops/conv2d/conv2d_phases.h"
 #include "ops/conv2d/conv2d_taps.h"
@@ -26,11 +28,11 @@ constexpr std::int64_t most_filters_in_place = 32;
 
 class KernelGradient {
  public:
-  KernelGradient(const Problem& p, const float* x, const float* dz, const TapAxis& h,
-                 const TapAxis& w)
+  KernelGradient(const Problem& p, const float* x, const conv2d::OutputGradient& g,
+                 const TapAxis& h, const TapAxis& w)
       : p_(p),
         x_(x),
-        dz_(dz),
+        g_(g),
         h_(h),
         w_(w),
         channels_(p.channels / p.groups),
@@ -44,13 +46,18 @@ class KernelGradient {
     tiles_ = gather_ ? ceil_div(terms_, tile_rows_) : channel_tiles_ * p.taps();
     width_ = vectors * Float::width;
     panels_ = ceil_div(filters_, width_);
-    pack_dz_ = filters_ % Float::width != 0 || p.filters > most_filters_in_place;
     cut_ = cut_blocks(p.batch, h, w, p.channels, block_pixels, block_floats);
   }
 
-  void run(float* dkernel) {
+  void run(const conv2d::KernelGradients& out) {
     const std::int64_t size = terms_ * p_.filters;
-    const PartialSums partial(cut_.count, size, dkernel);
+    dz_ = out.dz;
+    pack_dz_ = filters_ % Float::width != 0 || p_.filters > most_filters_in_place ||
+               g_.activation.kind != Kind::linear || out.dbias != nullptr;
+    const PartialSums partial(cut_.count, size, out.dkernel);
+    // A few floats a filter: summed by whoever reads dz, then over the partial sums in order.
+    const Scratch<float> bias("conv2d", out.dbias != nullptr ? partial.count * p_.filters : 0);
+    zero_fill(bias.get(), out.dbias != nullptr ? partial.count * p_.filters : 0);
     const std::int64_t work = p_.batch * h_.output * w_.output * size;
     // More tasks than partial sums: the tiles are shared out too.
     const std::int64_t parts = work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
@@ -72,12 +79,17 @@ class KernelGradient {
       for (std::int64_t b = partial.begin(sum); b < partial.begin(sum + 1); ++b) {
         const Block block = block_at(cut_, b, p_.batch, h_.output);
         if (block.rows <= 0) continue;
+        float* const bias_sum = out.dbias != nullptr ? bias.get() + sum * p_.filters : nullptr;
         add_block(block, windows.get() + slot * window, panels.get() + slot * packed,
-                  rows.get() + slot * segments, tile_begin, tile_end, first, partial.data(sum));
+                  rows.get() + slot * segments, tile_begin, tile_end, first, partial.data(sum),
+                  bias_sum);
         first = false;
       }
     });
     partial.reduce();
+    if (out.dbias != nullptr) {
+      column_sums(bias.get(), partial.count, p_.filters, p_.filters, out.dbias);
+    }
   }
 
  private:
@@ -85,9 +97,12 @@ class KernelGradient {
   std::int64_t row_span() const { return w_.span(0, w_.output); }
 
   void add_block(const Block& block, float* copy, float* packed, Segment* segments,
-                 std::int64_t tile_begin, std::int64_t tile_end, bool first, float* sum) const {
+                 std::int64_t tile_begin, std::int64_t tile_end, bool first, float* sum,
+                 float* bias_sum) const {
     const std::int64_t pixels = block.images * block.rows * w_.output;
-    const float* dz = dz_ + (block.image * h_.output + block.row) * w_.output * p_.filters;
+    const std::int64_t at = (block.image * h_.output + block.row) * w_.output * p_.filters;
+    // Of the tasks that share a block the first one gives dz and its sums.
+    const bool gives = tile_begin == 0;
     Window window;
     if (gather_) window = open_window(x_, h_, w_, p_.channels, block, copy);
     for (std::int64_t group = 0; group < p_.groups; ++group) {
@@ -108,10 +123,12 @@ class KernelGradient {
         t.bias = nullptr;
         t.accumulate = !first;
         t.relu = false;
-        t.b = dz + f;
+        t.b = g_.dy + at + f;
         t.b_stride = p_.filters;
         if (pack_dz_) {
-          pack_panel({dz, p_.filters, 1}, pixels, f, t.columns, width_, packed);
+          pack_output_gradient(
+              g_, at + f, pixels, p_.filters, t.columns, static_cast<int>(width_ / Float::width),
+              packed, gives ? dz_ : nullptr, gives && bias_sum != nullptr ? bias_sum + f : nullptr);
           t.b = packed;
           t.b_stride = width_;
         }
@@ -218,7 +235,8 @@ class KernelGradient {
 
   Problem p_;
   const float* x_;
-  const float* dz_;
+  conv2d::OutputGradient g_;
+  float* dz_ = nullptr;
   TapAxis h_, w_;
   std::int64_t channels_, filters_;  // a group
   std::int64_t terms_, tile_rows_, channel_tiles_, tiles_;
@@ -227,15 +245,34 @@ class KernelGradient {
   Blocks cut_;
 };
 
+// In separate passes.
+void depthwise_gradients(const Problem& p, const float* x, const conv2d::OutputGradient& g,
+                         const conv2d::KernelGradients& out) {
+  const std::int64_t rows = p.batch * p.height.output * p.width.output;
+  const bool linear = g.activation.kind == Kind::linear;
+  const Scratch<float> scratch("conv2d", linear || out.dz != nullptr ? 0 : rows * p.filters);
+  float* const own = out.dz != nullptr ? out.dz : scratch.get();
+  if (!linear) {
+    activation::kernels().backward_fused(g.activation, rows * p.filters, g.dy, g.saved, own);
+  }
+  const float* const dz = linear ? g.dy : own;
+  depthwise_kernel_gradient(p, x, dz, out.dkernel);
+  if (out.dbias != nullptr) bias_gradient(dz, rows, p.filters, out.dbias);
+}
+
 }  // namespace
 
-void kernel_gradient(const Problem& p, const float* x, const float* dz, float* dkernel) {
-  if (p.depthwise()) return depthwise_kernel_gradient(p, x, dz, dkernel);
-  if (p.batch == 0) return zero_fill(dkernel, p.taps() * p.channels / p.groups * p.filters);
+void kernel_gradient(const Problem& p, const float* x, const conv2d::OutputGradient& g,
+                     const conv2d::KernelGradients& out) {
+  if (p.depthwise()) return depthwise_gradients(p, x, g, out);
+  if (p.batch == 0) {
+    zero_fill(out.dbias, out.dbias != nullptr ? p.filters : 0);
+    return zero_fill(out.dkernel, p.taps() * p.channels / p.groups * p.filters);
+  }
   const Scratch<std::int64_t> offsets("conv2d", p.height.kernel + p.width.kernel);
-  KernelGradient(p, x, dz, forward_axis(p.height, offsets.get()),
+  KernelGradient(p, x, g, forward_axis(p.height, offsets.get()),
                  forward_axis(p.width, offsets.get() + p.height.kernel))
-      .run(dkernel);
+      .run(out);
 }
 
 }  // namespace lamella::LAMELLA_ISA

@@ -137,6 +137,7 @@ void depthwise_input_gradient(const conv2d::Problem& p, const float* dz, const f
                               const conv2d::Output& dx);
 void depthwise_kernel_gradient(const conv2d::Problem& p, const float* x, const float* dz,
                                float* dkernel);
-void kernel_gradient(const conv2d::Problem& p, const float* x, const float* dz, float* dkernel);
+void kernel_gradient(const conv2d::Problem& p, const float* x, const conv2d::OutputGradient& g,
+                     const conv2d::KernelGradients& out);
 
 }  // namespace lamella::LAMELLA_ISA
