@@ -91,16 +91,20 @@ int default_threads() {
   return std::clamp(n, 1, max_threads);
 }
 
+// Each thread has a share of the tasks, a run of neighbours, and takes from the others' shares when
+// its own is done. Calls over the same batch cut it alike, so what one op wrote is still in the
+// cache of the core that reads it in the next.
+//
 // One call at a time (the caller holds `pool_mutex`). A worker first counts itself into `inside`
 // and only then looks whether the job is open; the caller closes the job and then waits for
 // `inside` to drop to zero. So a worker that wakes too late finds a closed job, and the caller
 // never waits for a worker that is still asleep.
 class Pool {
  public:
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : shares_(static_cast<std::size_t>(threads)) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     try {
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
     } catch (const std::system_error&) {
       // The process may not start more threads: the ones there are do the work.
     }
@@ -114,12 +118,17 @@ class Pool {
   }
 
   void run(std::int64_t tasks, int slots, TaskFunction task, void* context) {
-    tasks_ = tasks;
-    slots_ = slots;
+    parts_ = std::min(slots, static_cast<int>(workers_.size()) + 1);
     task_ = task;
     context_ = context;
-    next_.store(0, std::memory_order_relaxed);
-    next_slot_.store(1, std::memory_order_relaxed);
+    const std::int64_t least = tasks / parts_;
+    const std::int64_t rest = tasks % parts_;
+    std::int64_t begin = 0;
+    for (int i = 0; i < parts_; ++i) {
+      Share& share = shares_[static_cast<std::size_t>(i)];
+      share.next.store(begin, std::memory_order_relaxed);
+      share.end = begin += least + (i < rest ? 1 : 0);
+    }
     open_.store(true);
     generation_.fetch_add(1);
     if (sleepers_.load() > 0) generation_.notify_all();
@@ -138,33 +147,38 @@ class Pool {
   }
 
  private:
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
   void take_tasks(int slot) {
-    for (;;) {
-      const std::int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
-      if (i >= tasks_) return;
-      task_(context_, i, slot);
+    for (int i = 0; i < parts_; ++i) {
+      Share& share = shares_[static_cast<std::size_t>((slot + i) % parts_)];
+      while (share.next.load(std::memory_order_relaxed) < share.end) {
+        const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (task < share.end) task_(context_, task, slot);
+      }
     }
   }
 
-  void work();
+  void work(int slot);
 
   std::vector<std::thread> workers_;
+  std::vector<Share> shares_;
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<int> generation_{0};
   std::atomic<int> sleepers_{0};
   alignas(64) std::atomic<int> inside_{0};
   std::atomic<bool> open_{false};
-  alignas(64) std::atomic<std::int64_t> next_{0};
-  std::atomic<int> next_slot_{0};
-  std::int64_t tasks_ = 0;
-  int slots_ = 0;
+  int parts_ = 0;
   TaskFunction task_ = nullptr;
   void* context_ = nullptr;
 };
 
 thread_local bool inside_task = false;
 
-void Pool::work() {
+void Pool::work(int slot) {
   inside_task = true;
   int seen = 0;
   for (;;) {
@@ -181,10 +195,7 @@ void Pool::work() {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     inside_.fetch_add(1);
-    if (open_.load()) {
-      const int slot = next_slot_.fetch_add(1, std::memory_order_relaxed);
-      if (slot < slots_) take_tasks(slot);
-    }
+    if (open_.load() && slot < parts_) take_tasks(slot);
     inside_.fetch_sub(1);
   }
 }

@@ -59,6 +59,7 @@ class TapSumRunner {
         chunks_(max_i(1, ceil_div(terms_, max_terms))),
         chunk_terms_(ceil_div(terms_, chunks_)),
         merged_(s.groups == 1 && consecutive(s.w)),
+        slots_(s.multiply_adds() < (128 << 10) ? 1 : num_threads()),
         h_ranges_("conv2d", 2 * s.h.count + 1),
         w_ranges_("conv2d", 2 * s.w.count + 1),
         h_count_(cut_ranges(s.h, h_ranges_.get())),
@@ -68,6 +69,10 @@ class TapSumRunner {
                                     ? max_i(block_pixels, min_i(border_images * image, 1024))
                                     : block_pixels;
     cut_ = cut_blocks(s.batch, s.h, s.w, s.channels, pixels, block_floats);
+    // One image and a wide kernel: the threads share the panels instead, below.
+    if (cut_.count >= slots_ || panels_ < slots_) {
+      cut_ = cut_evenly(cut_, s.batch, s.h.output, slots_);
+    }
     // More tasks where there are few blocks: the panels are shared out too.
     while (cut_.count * panel_groups_ < 8 && panel_groups_ * 2 <= panels_ &&
            cut_pixels() * terms_ * width_ * panels_ / panel_groups_ > (1 << 18)) {
@@ -77,23 +82,22 @@ class TapSumRunner {
 
   void run() {
     const std::int64_t pixels = cut_pixels();
-    const int slots = s_.multiply_adds() < (128 << 10) ? 1 : num_threads();
-    const Scratch<std::int64_t> offsets("conv2d", 2 * pixels * slots);
+    const Scratch<std::int64_t> offsets("conv2d", 2 * pixels * slots_);
     // A run may be cut by the ends of a chunk: at most one more piece on either side.
     const std::int64_t most_segments = s_.h.count * s_.w.count + 2;
-    const Scratch<Segment> segments("conv2d", most_segments * slots);
+    const Scratch<Segment> segments("conv2d", most_segments * slots_);
     // A kernel no wider than a panel is one as it lies. Others are copied once for all tasks, or
     // where few blocks share them by the task that uses them.
     const bool in_place =
         s_.is_panel(width_) && (cut_.count == 1 || is_aligned(s_.kernel.data, width_));
     pack_in_task_ = !in_place && cut_.count <= 2;
     const std::int64_t panel = pack_in_task_ ? chunk_terms_ * width_ : 0;
-    const Scratch<float> panels("conv2d", panel * slots);
+    const Scratch<float> panels("conv2d", panel * slots_);
     const bool shared = !in_place && !pack_in_task_;
     const Scratch<float> packed("conv2d", shared ? s_.groups * panels_ * width_ * terms_ : 0);
     kernel_ = in_place ? s_.kernel.data : packed.get();
-    if (shared) s_.pack_all(width_, slots, packed.get());
-    parallel_for_slots(cut_.count * panel_groups_, slots, [&](std::int64_t index, int slot) {
+    if (shared) s_.pack_all(width_, slots_, packed.get());
+    parallel_for_slots(cut_.count * panel_groups_, slots_, [&](std::int64_t index, int slot) {
       const Block block = block_at(cut_, index / panel_groups_, s_.batch, s_.h.output);
       if (block.rows <= 0) return;
       std::int64_t* const x_offset = offsets.get() + slot * 2 * pixels;
@@ -239,6 +243,7 @@ class TapSumRunner {
   std::int64_t width_, panels_;
   std::int64_t terms_, chunks_, chunk_terms_;
   bool merged_;  // the taps of a row are one run of the reduction
+  int slots_;
   Scratch<Range> h_ranges_, w_ranges_;
   std::int64_t h_count_, w_count_;
   Blocks cut_ = {};

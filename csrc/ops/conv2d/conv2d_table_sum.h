@@ -24,19 +24,20 @@ class TableSum {
         vectors_(s.columns <= Float::width ? 1 : 2),
         width_(vectors_ * Float::width),
         panels_(ceil_div(s.columns, width_)),
-        cut_(cut_blocks(s.batch, s.h, s.w, s.channels, 384, 128 << 10)) {}
+        slots_(s.multiply_adds() < (128 << 10) ? 1 : num_threads()),
+        cut_(cut_evenly(cut_blocks(s.batch, s.h, s.w, s.channels, 384, 128 << 10), s.batch,
+                        s.h.output, slots_)) {}
 
   void run() const {
     const std::int64_t terms = s_.terms();
     const std::int64_t window = window_floats(cut_, s_.h, s_.w, s_.channels);
-    const int slots = s_.multiply_adds() < (128 << 10) ? 1 : num_threads();
-    const Scratch<float> windows("conv2d", window * slots);
-    const Scratch<std::int32_t> tables("conv2d", terms * slots);
+    const Scratch<float> windows("conv2d", window * slots_);
+    const Scratch<std::int32_t> tables("conv2d", terms * slots_);
     const bool in_place = s_.is_panel(width_);
     const Scratch<float> packed("conv2d", in_place ? 0 : s_.groups * panels_ * width_ * terms);
-    if (!in_place) s_.pack_all(width_, slots, packed.get());
+    if (!in_place) s_.pack_all(width_, slots_, packed.get());
     const float* const kernel = in_place ? s_.kernel.data : packed.get();
-    parallel_for_slots(cut_.count, slots, [&](std::int64_t index, int slot) {
+    parallel_for_slots(cut_.count, slots_, [&](std::int64_t index, int slot) {
       const Block block = block_at(cut_, index, s_.batch, s_.h.output);
       if (block.rows <= 0) return;
       std::int32_t* const table = tables.get() + slot * terms;
@@ -94,6 +95,7 @@ class TableSum {
   TapSum s_;
   int vectors_;
   std::int64_t width_, panels_;
+  int slots_;
   Blocks cut_;
 };
 

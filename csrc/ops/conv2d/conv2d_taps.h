@@ -61,6 +61,26 @@ LAMELLA_INLINE Blocks cut_blocks(std::int64_t batch, const TapAxis& h, const Tap
   return {1, ceil_div(h.output, per_image), per_image, batch * per_image};
 }
 
+// The same for results that do not depend on the cut: a little smaller where that leaves the
+// busiest of `threads` less to do.
+LAMELLA_INLINE Blocks cut_evenly(const Blocks& cut, std::int64_t batch, std::int64_t rows,
+                                 std::int64_t threads) {
+  Blocks best = cut;
+  std::int64_t least = -1;
+  const bool whole = cut.blocks_per_image == 1 && (cut.images > 1 || batch >= threads);
+  const std::int64_t most = whole ? cut.images : cut.rows;
+  const std::int64_t fewest = cut.count < threads ? 1 : ceil_div(most, 2);
+  for (std::int64_t size = most; size >= fewest; --size) {
+    const std::int64_t per_image = whole ? 1 : ceil_div(rows, size);
+    const std::int64_t count = whole ? ceil_div(batch, size) : batch * per_image;
+    const std::int64_t busiest = ceil_div(count, threads) * size;
+    if (least >= 0 && busiest >= least) continue;
+    least = busiest;
+    best = {whole ? size : 1, whole ? rows : size, per_image, count};
+  }
+  return best;
+}
+
 LAMELLA_INLINE Block block_at(const Blocks& cut, std::int64_t index, std::int64_t batch,
                               std::int64_t rows) {
   if (cut.blocks_per_image == 1) {
