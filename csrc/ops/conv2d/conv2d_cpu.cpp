@@ -21,33 +21,6 @@ constexpr std::int64_t border_images = 6;
 // Terms of the reduction between two visits of the result.
 constexpr std::int64_t max_terms = 576;
 
-// Outputs [begin, end) of one axis meet taps [tap_begin, tap_end), and only those.
-struct Range {
-  std::int64_t begin, end;
-  std::int64_t tap_begin, tap_end;
-};
-
-// The ranges of an axis in order, at most 2 * count + 1; returns their number. Offsets ascend, so
-// from one output to the next taps fall off at the end and come in at the beginning.
-std::int64_t cut_ranges(const TapAxis& a, Range* ranges) {
-  std::int64_t count = 0;
-  std::int64_t tap_begin = a.count;
-  std::int64_t tap_end = a.count;
-  for (std::int64_t i = 0; i < a.output;) {
-    const std::int64_t at = i * a.step;
-    while (tap_begin > 0 && at + a.offset[tap_begin - 1] >= 0) --tap_begin;
-    while (tap_end > tap_begin && at + a.offset[tap_end - 1] >= a.input) --tap_end;
-    std::int64_t end = a.output;
-    if (tap_begin > 0) end = min_i(end, ceil_div(-a.offset[tap_begin - 1], a.step));
-    if (tap_end > tap_begin) {
-      end = min_i(end, ceil_div(a.input - a.offset[tap_end - 1], a.step));
-    }
-    ranges[count++] = {i, end, tap_begin, tap_end};
-    i = end;
-  }
-  return count;
-}
-
 class TapSumRunner {
  public:
   explicit TapSumRunner(const TapSum& s)

@@ -1,7 +1,9 @@
 // Depthwise convolution, vectorised over channels. With m filters a channel the image is repeated m
-// times along its channels first (a copy), and is then the case m = 1.
+// times along its channels first (a copy), and is then the case m = 1. Outputs are computed row by
+// row, in runs that meet the same taps.
 #include "core/memory_pool.h"
 #include "ops/activation/activation_simd.h"
+#include "ops/conv2d/conv2d_depthwise_row.h"
 #include "ops/conv2d/conv2d_partial.h"
 #include "ops/conv2d/conv2d_phases.h"
 #include "ops/conv2d/conv2d_taps.h"
@@ -12,19 +14,38 @@ namespace {
 
 using conv2d::Problem;
 
-constexpr std::int64_t block_pixels = 256;
-constexpr std::int64_t block_floats = 32 << 10;
-// Outputs along a row that share each load of the kernel.
-constexpr int tile_pixels = 6;
+constexpr std::int64_t block_pixels = 512;
+constexpr std::int64_t block_floats = 64 << 10;
 
-// One sum over taps: W(tap, c) = kernel[kernel_row[tap] + c].
+// An axis and the runs of outputs that meet the same taps.
+struct Runs {
+  TapAxis axis;
+  Scratch<Range> ranges;
+  std::int64_t count;
+
+  LAMELLA_INLINE explicit Runs(const TapAxis& a)
+      : axis(a), ranges("conv2d", 2 * a.count + 1), count(cut_ranges(a, ranges.get())) {}
+
+  LAMELLA_INLINE const Range& of(std::int64_t output) const {
+    std::int64_t i = 0;
+    while (ranges.get()[i].end <= output) ++i;
+    return ranges.get()[i];
+  }
+  // Between neighbouring taps, which lie at equal distances.
+  LAMELLA_INLINE std::int64_t tap() const {
+    return axis.count > 1 ? axis.offset[1] - axis.offset[0] : 1;
+  }
+};
+
 struct DepthwiseSum {
   std::int64_t batch;
   TapAxis h, w;
+  const std::int64_t* h_tap;  // the taps' numbers in the kernel
+  const std::int64_t* w_tap;
+  std::int64_t kernel_width;
   std::int64_t channels;
   const float* x;
   const float* kernel;
-  const std::int64_t* kernel_row;
   const float* bias;
   Activation activation;
   float* y;
@@ -32,97 +53,60 @@ struct DepthwiseSum {
   std::int64_t y_pixel, y_row, y_image;
 };
 
-// Lanes [c, c + width) of the channels: all of them, or the last few.
-template <bool whole>
-struct Lanes {
-  std::int64_t n;
-  LAMELLA_INLINE Float get(const float* p) const {
-    if constexpr (whole) return load(p);
-    return load_n(p, n);
-  }
-  LAMELLA_INLINE void put(float* p, Float v) const {
-    if constexpr (whole) return store(p, v);
-    store_n(p, v, n);
-  }
-};
-
-template <int pixels, class L>
-LAMELLA_INLINE void depthwise_tile(const DepthwiseSum& s, const L& lanes, const float* x,
-                                   std::int64_t x_step, const std::int64_t* tap_offset,
-                                   std::int64_t taps, std::int64_t c, float* y) {
-  Float acc[pixels];
-  const Float first = s.bias == nullptr ? zero() : lanes.get(s.bias + c);
-#pragma GCC unroll 8
-  for (int j = 0; j < pixels; ++j) acc[j] = first;
-  for (std::int64_t tap = 0; tap < taps; ++tap) {
-    const Float w = lanes.get(s.kernel + s.kernel_row[tap] + c);
-    const float* from = x + tap_offset[tap];
-#pragma GCC unroll 8
-    for (int j = 0; j < pixels; ++j) acc[j] = fma(lanes.get(from + j * x_step), w, acc[j]);
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < pixels; ++j) lanes.put(y + j * s.y_pixel, acc[j]);
-}
-
-template <class L>
-LAMELLA_INLINE void depthwise_row(const DepthwiseSum& s, const L& lanes, const float* x,
-                                  std::int64_t x_step, const std::int64_t* tap_offset,
-                                  std::int64_t taps, std::int64_t c, float* y) {
-  std::int64_t j = 0;
-  for (; j + tile_pixels <= s.w.output; j += tile_pixels) {
-    depthwise_tile<tile_pixels>(s, lanes, x + j * x_step, x_step, tap_offset, taps, c,
-                                y + j * s.y_pixel);
-  }
-  for (; j + 2 <= s.w.output; j += 2) {
-    depthwise_tile<2>(s, lanes, x + j * x_step, x_step, tap_offset, taps, c, y + j * s.y_pixel);
-  }
-  for (; j < s.w.output; ++j) {
-    depthwise_tile<1>(s, lanes, x + j * x_step, x_step, tap_offset, taps, c, y + j * s.y_pixel);
-  }
+std::int64_t distance(const std::int64_t* taps, std::int64_t count) {
+  return count > 1 ? taps[1] - taps[0] : 1;
 }
 
 void run_depthwise(const DepthwiseSum& s) {
-  const std::int64_t taps = s.h.count * s.w.count;
-  const Blocks cut = cut_blocks(s.batch, s.h, s.w, s.channels, block_pixels, block_floats);
-  const std::int64_t window = window_floats(cut, s.h, s.w, s.channels);
-  const bool serial = s.batch * s.h.output * s.w.output * s.channels * taps < (64 << 10);
+  const Runs h(s.h);
+  const Runs w(s.w);
+  const std::int64_t channels = s.channels;
+  const bool serial =
+      s.batch * s.h.output * s.w.output * channels * s.h.count * s.w.count < (64 << 10);
   const int slots = serial ? 1 : num_threads();
-  const Scratch<float> windows("conv2d", window * slots);
-  const Scratch<std::int64_t> offsets("conv2d", taps * slots);
+  const Blocks cut = cut_evenly(cut_blocks(s.batch, s.h, s.w, channels, block_pixels, block_floats),
+                                s.batch, s.h.output, slots);
   float* const result = s.pre_activation != nullptr ? s.pre_activation : s.y;
-  parallel_for_slots(cut.count, slots, [&](std::int64_t index, int slot) {
-    const Block block = block_at(cut, index, s.batch, s.h.output);
-    if (block.rows <= 0) return;
-    const Window view =
-        open_window(s.x, s.h, s.w, s.channels, block, windows.get() + slot * window);
-    std::int64_t* const tap_offset = offsets.get() + slot * taps;
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      tap_offset[tap] = (s.h.offset[tap / s.w.count] - s.h.first()) * view.row +
-                        (s.w.offset[tap % s.w.count] - s.w.first()) * view.pixel;
-    }
-    const std::int64_t x_step = s.w.step * view.pixel;
-    for (std::int64_t n = 0; n < block.images; ++n) {
-      for (std::int64_t i = 0; i < block.rows; ++i) {
-        const float* x = view.data + n * view.image + i * s.h.step * view.row;
-        const std::int64_t at = (block.image + n) * s.y_image + (block.row + i) * s.y_row;
-        std::int64_t c = 0;
-        for (; c + Float::width <= s.channels; c += Float::width) {
-          depthwise_row(s, Lanes<true>{0}, x + c, x_step, tap_offset, taps, c, result + at + c);
-        }
-        if (c < s.channels) {
-          depthwise_row(s, Lanes<false>{s.channels - c}, x + c, x_step, tap_offset, taps, c,
-                        result + at + c);
-        }
-        if (s.activation.kind == Kind::linear) continue;
-        for (std::int64_t j = 0; j < s.w.output; ++j) {
-          float* y = s.y + at + j * s.y_pixel;
-          if (result != s.y) {
-            std::memcpy(y, result + at + j * s.y_pixel,
-                        static_cast<std::size_t>(s.channels) * sizeof(float));
-          }
-          activate_row(s.activation, y, s.channels);
-        }
+  const auto row = [&](std::int64_t n, std::int64_t i) {
+    const Range& hr = h.of(i);
+    const std::int64_t at = n * s.y_image + i * s.y_row;
+    DepthwiseTaps t;
+    t.x_row = h.tap() * s.w.input * channels;
+    t.x_tap = w.tap() * channels;
+    t.x_output = s.w.step * channels;
+    t.kernel_row = distance(s.h_tap, s.h.count) * s.kernel_width * channels;
+    t.kernel_tap = distance(s.w_tap, s.w.count) * channels;
+    t.bias = s.bias;
+    for (std::int64_t r = 0; r < w.count; ++r) {
+      const Range& wr = w.ranges.get()[r];
+      t.rows = hr.tap_end - hr.tap_begin;
+      t.count = wr.tap_end - wr.tap_begin;
+      t.x = s.x;
+      t.kernel = s.kernel;
+      if (t.rows > 0 && t.count > 0) {
+        const std::int64_t a = i * s.h.step + s.h.offset[hr.tap_begin];
+        const std::int64_t b = wr.begin * s.w.step + s.w.offset[wr.tap_begin];
+        t.x += ((n * s.h.input + a) * s.w.input + b) * channels;
+        t.kernel += (s.h_tap[hr.tap_begin] * s.kernel_width + s.w_tap[wr.tap_begin]) * channels;
+      } else {
+        t.rows = 0;
       }
+      depthwise_run(t, channels, wr.end - wr.begin, result + at + wr.begin * s.y_pixel, s.y_pixel);
+    }
+    if (s.activation.kind == Kind::linear) return;
+    for (std::int64_t j = 0; j < s.w.output; ++j) {
+      float* y = s.y + at + j * s.y_pixel;
+      if (result != s.y) {
+        std::memcpy(y, result + at + j * s.y_pixel,
+                    static_cast<std::size_t>(channels) * sizeof(float));
+      }
+      activate_row(s.activation, y, channels);
+    }
+  };
+  parallel_for_slots(cut.count, slots, [&](std::int64_t index, int) {
+    const Block block = block_at(cut, index, s.batch, s.h.output);
+    for (std::int64_t n = block.image; n < block.image + block.images; ++n) {
+      for (std::int64_t i = block.row; i < block.row + block.rows; ++i) row(n, i);
     }
   });
 }
@@ -137,46 +121,6 @@ void repeat_channels(const float* x, std::int64_t pixels, std::int64_t channels,
   });
 }
 
-// acc(tap, c) += sum over a row's outputs of x(tap) * dz for `count` taps.
-template <int count, class L>
-LAMELLA_INLINE void gradient_row(const L& lanes, const float* x, std::int64_t x_step,
-                                 const std::int64_t* tap_offset, const float* dz,
-                                 std::int64_t dz_step, std::int64_t outputs, float* sum,
-                                 std::int64_t sum_step) {
-  Float acc[count];
-#pragma GCC unroll 16
-  for (int t = 0; t < count; ++t) acc[t] = lanes.get(sum + t * sum_step);
-  for (std::int64_t j = 0; j < outputs; ++j) {
-    const Float g = lanes.get(dz + j * dz_step);
-#pragma GCC unroll 16
-    for (int t = 0; t < count; ++t) {
-      acc[t] = fma(lanes.get(x + tap_offset[t] + j * x_step), g, acc[t]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int t = 0; t < count; ++t) lanes.put(sum + t * sum_step, acc[t]);
-}
-
-template <class L>
-LAMELLA_INLINE void gradient_taps(const L& lanes, const float* x, std::int64_t x_step,
-                                  const std::int64_t* tap_offset, std::int64_t taps,
-                                  const float* dz, std::int64_t channels, std::int64_t outputs,
-                                  float* sum) {
-  std::int64_t t = 0;
-  for (; t + 9 <= taps; t += 9) {
-    gradient_row<9>(lanes, x, x_step, tap_offset + t, dz, channels, outputs, sum + t * channels,
-                    channels);
-  }
-  for (; t + 3 <= taps; t += 3) {
-    gradient_row<3>(lanes, x, x_step, tap_offset + t, dz, channels, outputs, sum + t * channels,
-                    channels);
-  }
-  for (; t < taps; ++t) {
-    gradient_row<1>(lanes, x, x_step, tap_offset + t, dz, channels, outputs, sum + t * channels,
-                    channels);
-  }
-}
-
 }  // namespace
 
 void depthwise_correlate(const Problem& p, const float* x, const float* kernel,
@@ -185,13 +129,14 @@ void depthwise_correlate(const Problem& p, const float* x, const float* kernel,
   const std::int64_t pixels = p.batch * p.height.input * p.width.input;
   const Scratch<float> repeated("conv2d", m > 1 ? pixels * p.filters : 0);
   if (m > 1) repeat_channels(x, pixels, p.channels, m, repeated.get());
-  const Scratch<std::int64_t> offsets("conv2d", p.height.kernel + p.width.kernel + p.taps());
-  std::int64_t* const kernel_row = offsets.get() + p.height.kernel + p.width.kernel;
-  for (std::int64_t t = 0; t < p.taps(); ++t) kernel_row[t] = t * p.filters;
+  const std::int64_t axes = p.height.kernel + p.width.kernel;
+  const Scratch<std::int64_t> offsets("conv2d", axes + max_i(p.height.kernel, p.width.kernel));
+  std::int64_t* const numbers = offsets.get() + axes;
+  for (std::int64_t t = 0; t < max_i(p.height.kernel, p.width.kernel); ++t) numbers[t] = t;
   run_depthwise({p.batch, forward_axis(p.height, offsets.get()),
-                 forward_axis(p.width, offsets.get() + p.height.kernel), p.filters,
-                 m > 1 ? repeated.get() : x, kernel, kernel_row, y.bias, y.activation, y.data,
-                 y.pre_activation, p.filters, p.width.output * p.filters,
+                 forward_axis(p.width, offsets.get() + p.height.kernel), numbers, numbers,
+                 p.width.kernel, p.filters, m > 1 ? repeated.get() : x, kernel, y.bias,
+                 y.activation, y.data, y.pre_activation, p.filters, p.width.output * p.filters,
                  p.height.output * p.width.output * p.filters});
 }
 
@@ -201,17 +146,12 @@ void depthwise_input_gradient(const Problem& p, const float* dz, const float* ke
   const std::int64_t pixels = p.batch * p.height.input * p.width.input;
   const Scratch<float> repeated("conv2d", m > 1 ? pixels * p.filters : 0);
   float* const target = m > 1 ? repeated.get() : dx.data;
-  const Scratch<std::int64_t> offsets("conv2d", 2 * (p.height.kernel + p.width.kernel) + p.taps());
-  std::int64_t* const kernel_row = offsets.get() + 2 * (p.height.kernel + p.width.kernel);
+  const Scratch<std::int64_t> offsets("conv2d", 2 * (p.height.kernel + p.width.kernel));
   for_each_phase(p, offsets.get(), [&](const Phase& h, const Phase& w) {
-    for (std::int64_t t = 0; t < h.axis.count * w.axis.count; ++t) {
-      kernel_row[t] =
-          (h.tap[t / w.axis.count] * p.width.kernel + w.tap[t % w.axis.count]) * p.filters;
-    }
     const std::int64_t row = p.width.input * p.filters;
     const std::int64_t first = h.residue * row + w.residue * p.filters;
     const bool direct = m == 1;
-    run_depthwise({p.batch, h.axis, w.axis, p.filters, dz, kernel, kernel_row,
+    run_depthwise({p.batch, h.axis, w.axis, h.tap, w.tap, p.width.kernel, p.filters, dz, kernel,
                    direct ? dx.bias : nullptr, direct ? dx.activation : Activation{},
                    target + first,
                    direct && dx.pre_activation != nullptr ? dx.pre_activation + first : nullptr,
@@ -242,47 +182,44 @@ void depthwise_kernel_gradient(const Problem& p, const float* x, const float* dz
   if (m > 1) repeat_channels(x, pixels, p.channels, m, repeated.get());
   const float* const image = m > 1 ? repeated.get() : x;
   const std::int64_t channels = p.filters;
-  const std::int64_t taps = p.taps();
-  const std::int64_t size = taps * channels;
+  const std::int64_t size = p.taps() * channels;
   if (p.batch == 0) return zero_fill(dkernel, size);
   const Scratch<std::int64_t> axes("conv2d", p.height.kernel + p.width.kernel);
-  const TapAxis h = forward_axis(p.height, axes.get());
-  const TapAxis w = forward_axis(p.width, axes.get() + p.height.kernel);
-  const Blocks cut = cut_blocks(p.batch, h, w, channels, block_pixels, block_floats);
+  const Runs h(forward_axis(p.height, axes.get()));
+  const Runs w(forward_axis(p.width, axes.get() + p.height.kernel));
+  const Blocks cut = cut_blocks(p.batch, h.axis, w.axis, channels, block_pixels, block_floats);
   const PartialSums partial(cut.count, size, dkernel);
-  const std::int64_t window = window_floats(cut, h, w, channels);
-  const bool serial = p.batch * h.output * w.output * size < (64 << 10);
-  const int slots = serial ? 1 : num_threads();
-  const Scratch<float> windows("conv2d", window * slots);
-  const Scratch<std::int64_t> offsets("conv2d", taps * slots);
-  parallel_for_slots(partial.count, slots, [&](std::int64_t q, int slot) {
+  const bool serial = p.batch * h.axis.output * w.axis.output * size < (64 << 10);
+  const auto add_row = [&](std::int64_t n, std::int64_t i, float* sum) {
+    const Range& hr = h.of(i);
+    for (std::int64_t r = 0; r < w.count; ++r) {
+      const Range& wr = w.ranges.get()[r];
+      if (hr.tap_begin == hr.tap_end || wr.tap_begin == wr.tap_end) continue;
+      const std::int64_t a = i * h.axis.step + h.axis.offset[hr.tap_begin];
+      const std::int64_t b = wr.begin * w.axis.step + w.axis.offset[wr.tap_begin];
+      DepthwiseGradient t;
+      t.x = image + ((n * h.axis.input + a) * w.axis.input + b) * channels;
+      t.x_row = h.tap() * w.axis.input * channels;
+      t.x_tap = w.tap() * channels;
+      t.x_output = w.axis.step * channels;
+      t.rows = hr.tap_end - hr.tap_begin;
+      t.count = wr.tap_end - wr.tap_begin;
+      t.dz = dz + ((n * h.axis.output + i) * w.axis.output + wr.begin) * channels;
+      t.dz_output = channels;
+      t.outputs = wr.end - wr.begin;
+      t.sum = sum + (hr.tap_begin * w.axis.count + wr.tap_begin) * channels;
+      t.sum_row = w.axis.count * channels;
+      t.sum_tap = channels;
+      depthwise_gradient_run(t, channels);
+    }
+  };
+  parallel_for_slots(partial.count, serial ? 1 : num_threads(), [&](std::int64_t q, int) {
     float* const sum = partial.data(q);
     zero_fill(sum, size);
-    std::int64_t* const tap_offset = offsets.get() + slot * taps;
     for (std::int64_t b = partial.begin(q); b < partial.begin(q + 1); ++b) {
-      const Block block = block_at(cut, b, p.batch, h.output);
-      if (block.rows <= 0) continue;
-      const Window view = open_window(image, h, w, channels, block, windows.get() + slot * window);
-      for (std::int64_t t = 0; t < taps; ++t) {
-        tap_offset[t] = (h.offset[t / w.count] - h.first()) * view.row +
-                        (w.offset[t % w.count] - w.first()) * view.pixel;
-      }
-      const std::int64_t x_step = w.step * view.pixel;
-      for (std::int64_t n = 0; n < block.images; ++n) {
-        for (std::int64_t i = 0; i < block.rows; ++i) {
-          const float* from = view.data + n * view.image + i * h.step * view.row;
-          const float* g =
-              dz + ((block.image + n) * h.output + block.row + i) * w.output * channels;
-          std::int64_t c = 0;
-          for (; c + Float::width <= channels; c += Float::width) {
-            gradient_taps(Lanes<true>{0}, from + c, x_step, tap_offset, taps, g + c, channels,
-                          w.output, sum + c);
-          }
-          if (c < channels) {
-            gradient_taps(Lanes<false>{channels - c}, from + c, x_step, tap_offset, taps, g + c,
-                          channels, w.output, sum + c);
-          }
-        }
+      const Block block = block_at(cut, b, p.batch, h.axis.output);
+      for (std::int64_t n = block.image; n < block.image + block.images; ++n) {
+        for (std::int64_t i = block.row; i < block.row + block.rows; ++i) add_row(n, i, sum);
       }
     }
   });

@@ -29,6 +29,33 @@ struct TapAxis {
   bool inside() const { return first() >= 0 && (output - 1) * step + last() < input; }
 };
 
+// Outputs [begin, end) of one axis meet taps [tap_begin, tap_end), and only those.
+struct Range {
+  std::int64_t begin, end;
+  std::int64_t tap_begin, tap_end;
+};
+
+// The ranges of an axis in order, at most 2 * count + 1; returns their number. Offsets ascend, so
+// from one output to the next taps fall off at the end and come in at the beginning.
+LAMELLA_INLINE std::int64_t cut_ranges(const TapAxis& a, Range* ranges) {
+  std::int64_t count = 0;
+  std::int64_t tap_begin = a.count;
+  std::int64_t tap_end = a.count;
+  for (std::int64_t i = 0; i < a.output;) {
+    const std::int64_t at = i * a.step;
+    while (tap_begin > 0 && at + a.offset[tap_begin - 1] >= 0) --tap_begin;
+    while (tap_end > tap_begin && at + a.offset[tap_end - 1] >= a.input) --tap_end;
+    std::int64_t end = a.output;
+    if (tap_begin > 0) end = min_i(end, ceil_div(-a.offset[tap_begin - 1], a.step));
+    if (tap_end > tap_begin) {
+      end = min_i(end, ceil_div(a.input - a.offset[tap_end - 1], a.step));
+    }
+    ranges[count++] = {i, end, tap_begin, tap_end};
+    i = end;
+  }
+  return count;
+}
+
 // A piece of the work small enough for L2: whole images, or some output rows of one image.
 struct Block {
   std::int64_t image, images;
