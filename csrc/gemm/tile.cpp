@@ -1,19 +1,9 @@
 #include "gemm/tile.h"
 
+#include "simd/fma_into.h"
+
 namespace lamella::LAMELLA_ISA {
 namespace {
-
-// acc += a * b, always in acc's own register: left to itself GCC writes the sum over an operand,
-// moves it back, and ends up with accumulators on the stack.
-LAMELLA_INLINE void fma_into(Float& acc, Float a, Float b) {
-#if defined(LAMELLA_ISA_avx512)
-  asm("vfmadd231ps %2, %1, %0" : "+v"(acc.v) : "v"(a.v), "v"(b.v));
-#elif defined(LAMELLA_ISA_avx2)
-  asm("vfmadd231ps %2, %1, %0" : "+x"(acc.v) : "x"(a.v), "x"(b.v));
-#else
-  acc = fma(a, b, acc);
-#endif
-}
 
 template <int rows, int vectors>
 struct Accumulators {

@@ -2,7 +2,7 @@
 // loaded once for each row of taps, and serves all the outputs of a tile that it reaches.
 #pragma once
 
-#include "simd/vec.h"
+#include "simd/fma_into.h"
 
 namespace lamella::LAMELLA_ISA {
 
@@ -61,7 +61,7 @@ LAMELLA_INLINE void depthwise_outputs(const DepthwiseTaps& t, const L& lanes, st
       const Float w = lanes.get(t.kernel + p * t.kernel_row + q * t.kernel_tap + c);
       const float* x = t.x + p * t.x_row + q * t.x_tap + c;
 #pragma GCC unroll 16
-      for (int j = 0; j < outputs; ++j) acc[j] = fma(lanes.get(x + j * t.x_output), w, acc[j]);
+      for (int j = 0; j < outputs; ++j) fma_into(acc[j], lanes.get(x + j * t.x_output), w);
     }
   }
 #pragma GCC unroll 16
@@ -84,12 +84,12 @@ LAMELLA_INLINE void depthwise_neighbours(const DepthwiseTaps& t, const L& lanes,
     }
     const float* x = t.x + p * t.x_row + c;
 #pragma GCC unroll 32
-    for (int i = 0; i < (outputs - 1) * stride + taps; ++i) {
-      const Float v = lanes.get(x + i * t.x_tap);
+    for (int i = 0; i < (outputs - 1) * stride + taps; ++i, x += t.x_tap) {
+      const Float v = lanes.get(x);
 #pragma GCC unroll 8
       for (int q = 0; q < taps; ++q) {
         const int j = (i - q) / stride;
-        if (i >= q && (i - q) % stride == 0 && j < outputs) acc[j] = fma(v, w[q], acc[j]);
+        if (i >= q && (i - q) % stride == 0 && j < outputs) fma_into(acc[j], v, w[q]);
       }
     }
   }
@@ -187,7 +187,7 @@ LAMELLA_INLINE void depthwise_gradient_neighbours(const DepthwiseGradient& t, co
         for (int q = 0; q < taps; ++q) {
           const int j = (i - q) / stride;
           if (i >= q && (i - q) % stride == 0 && j < outputs) {
-            acc[r][q] = fma(v, g[j], acc[r][q]);
+            fma_into(acc[r][q], v, g[j]);
           }
         }
       }
