@@ -63,7 +63,7 @@ class KernelGradient {
     const std::int64_t parts = work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
     const std::int64_t window =
         gather_ ? window_floats(cut_, h_, w_, p_.channels)
-                : cut_.images * h_.span(0, cut_.rows) * row_span() * channel_tiles_ * tile_rows_;
+                : channel_tiles_ * tile_floats(cut_.images, h_.span(0, cut_.rows));
     const std::int64_t pixels = cut_.images * cut_.rows * w_.output;
     const std::int64_t packed = pack_dz_ ? pixels * panels_ * width_ : 0;
     const std::int64_t segments = cut_.images * cut_.rows;
@@ -93,6 +93,12 @@ class KernelGradient {
   }
 
  private:
+  // Of one tile's copy. A pixel is written tile after tile: they must not be multiples of a page
+  // apart, or they all fall on the same cache set.
+  std::int64_t tile_floats(std::int64_t images, std::int64_t rows) const {
+    return images * rows * row_span() * tile_rows_ + 16;
+  }
+
   // Columns of the image that a row of outputs reads.
   std::int64_t row_span() const { return w_.span(0, w_.output); }
 
@@ -166,30 +172,36 @@ class KernelGradient {
                     float* copy) const {
     const std::int64_t rows = h_.span(0, block.rows);
     const std::int64_t columns = row_span();
-    const std::int64_t tile_floats = block.images * rows * columns * tile_rows_;
+    const std::int64_t tile_floats = this->tile_floats(block.images, rows);
     const std::int64_t top = block.row * h_.step + h_.first();
     const std::int64_t from = max_i(0, -w_.first());
     const std::int64_t to = max_i(from, min_i(columns, w_.input - w_.first()));
-    for (std::int64_t tile = begin; tile < end; ++tile) {
-      const std::int64_t channel = group * channels_ + tile * tile_rows_;
-      const std::int64_t count = min_i(tile_rows_, channels_ - tile * tile_rows_);
-      float* y = copy + tile * tile_floats;
-      for (std::int64_t n = 0; n < block.images; ++n) {
-        for (std::int64_t i = 0; i < rows; ++i, y += columns * tile_rows_) {
-          const std::int64_t a = top + i;
-          if (a < 0 || a >= h_.input || from >= to) {
-            zero_fill(y, columns * tile_rows_);
-            continue;
+    // Pixel by pixel, so that x is read in the order in which it lies.
+    for (std::int64_t n = 0; n < block.images; ++n) {
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const std::int64_t a = top + i;
+        float* const row = copy + (n * rows + i) * columns * tile_rows_;
+        if (a < 0 || a >= h_.input || from >= to) {
+          for (std::int64_t tile = begin; tile < end; ++tile) {
+            zero_fill(row + tile * tile_floats, columns * tile_rows_);
           }
-          zero_fill(y, from * tile_rows_);
-          const float* x =
-              x_ +
-              (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) * p_.channels +
-              channel;
-          for (std::int64_t j = from; j < to; ++j, x += p_.channels) {
-            copy_few(x, count, y + j * tile_rows_);
-          }
-          zero_fill(y + to * tile_rows_, (columns - to) * tile_rows_);
+          continue;
+        }
+        for (std::int64_t tile = begin; tile < end; ++tile) {
+          zero_fill(row + tile * tile_floats, from * tile_rows_);
+          zero_fill(row + tile * tile_floats + to * tile_rows_, (columns - to) * tile_rows_);
+        }
+        const float* x =
+            x_ + (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) * p_.channels +
+            group * channels_;
+        // All tiles but perhaps the last one are equally long: the copy's mask is made once.
+        const std::int64_t whole = min_i(end, channels_ / tile_rows_);
+        const std::int64_t length = tile_rows_;
+        for (std::int64_t j = from; j < to; ++j, x += p_.channels) {
+          float* y = row + begin * tile_floats + j * length;
+          std::int64_t tile = begin;
+          for (; tile < whole; ++tile, y += tile_floats) copy_few(x + tile * length, length, y);
+          if (tile < end) copy_few(x + tile * length, channels_ - tile * length, y);
         }
       }
     }
@@ -198,7 +210,9 @@ class KernelGradient {
 
   static LAMELLA_INLINE void copy_few(const float* from, std::int64_t count, float* to) {
     std::int64_t i = 0;
-    for (; i + Float::width <= count; i += Float::width) store(to + i, load(from + i));
+    if constexpr (max_tile_rows >= Float::width) {
+      for (; i + Float::width <= count; i += Float::width) store(to + i, load(from + i));
+    }
     if (i < count) store_n(to + i, load_n(from + i, count - i), count - i);
   }
 
@@ -225,7 +239,8 @@ class KernelGradient {
       const std::int64_t tap = index % p_.taps();
       term = tap * channels_ + tile * tile_rows_;
       rows = min_i(tile_rows_, channels_ - tile * tile_rows_);
-      a[0] = window.data + tile * block.images * window.image + tap_offset(tap, window);
+      a[0] = window.data + tile * tile_floats(block.images, window.image / window.row) +
+             tap_offset(tap, window);
     }
     for (std::int64_t r = 0; r < rows; ++r) c[r] = sum + (term + r) * p_.filters;
     t.a = a;
@@ -253,7 +268,7 @@ void depthwise_gradients(const Problem& p, const float* x, const conv2d::OutputG
   const Scratch<float> scratch("conv2d", linear || out.dz != nullptr ? 0 : rows * p.filters);
   float* const own = out.dz != nullptr ? out.dz : scratch.get();
   if (!linear) {
-    activation::kernels().backward_fused(g.activation, rows * p.filters, g.dy, g.saved, own);
+    activation::LAMELLA_ISA::kernels.backward_fused(g.activation, rows * p.filters, g.dy, g.saved, own);
   }
   const float* const dz = linear ? g.dy : own;
   depthwise_kernel_gradient(p, x, dz, out.dkernel);
