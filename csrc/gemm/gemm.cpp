@@ -184,9 +184,11 @@ class Product {
         if (p_.pack_a) {
           a_rows[0] = packed_a + (row - i) / p_.tile_rows * (length * p_.tile_rows + width);
           t.a_step = p_.tile_rows;
+          t.ahead = {a_rows[0], 0};
         } else {
           for (std::int64_t r = 0; r < rows; ++r) a_rows[r] = a + r * a_.row_stride;
           t.a_step = a_.column_stride;
+          t.ahead = {a, 0};
         }
         for (std::int64_t r = 0; r < rows; ++r) c_rows[r] = target_ + (row + r) * ldc_ + column;
         const Form form = a_transposed ? Form::columns : Form::rows;

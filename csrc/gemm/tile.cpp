@@ -1,88 +1,24 @@
 #include "gemm/tile.h"
 
-#include "simd/fma_into.h"
+#include "gemm/accumulators.h"
 
 namespace lamella::LAMELLA_ISA {
 namespace {
-
-template <int rows, int vectors>
-struct Accumulators {
-  Float v[rows][vectors];
-
-  LAMELLA_INLINE void begin(const Tile& t) {
-#pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) {
-      const std::int64_t left = t.columns - j * Float::width;
-      if (t.accumulate) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-          const float* c = t.c[r] + j * Float::width;
-          v[r][j] = left >= Float::width ? load(c) : load_n(c, max_i(left, 0));
-        }
-      } else {
-        const float* bias = t.bias + j * Float::width;
-        const Float first = t.bias == nullptr      ? zero()
-                            : left >= Float::width ? load(bias)
-                                                   : load_n(bias, max_i(left, 0));
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) v[r][j] = first;
-      }
-    }
-  }
-
-  LAMELLA_INLINE void end(const Tile& t) {
-    if (t.relu) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) v[r][j] = max(zero(), v[r][j]);
-      }
-    }
-    if (t.columns == vectors * Float::width) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) store(t.c[r] + j * Float::width, v[r][j]);
-      }
-      return;
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) {
-      const std::int64_t left = t.columns - j * Float::width;
-      if (left <= 0) return;
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        store_n(t.c[r] + j * Float::width, v[r][j], min_i(left, Float::width));
-      }
-    }
-  }
-
-  // One term of the reduction; a(r) is the broadcast operand of row r.
-  template <class A>
-  LAMELLA_INLINE void step(const float* b, const A& a) {
-    Float bv[vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) bv[j] = load(b + j * Float::width);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-      const Float av = set(a(r));
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) fma_into(v[r][j], av, bv[j]);
-    }
-  }
-};
 
 template <Form form, int rows, int vectors>
 void run_tile(const Tile& t) {
   Accumulators<rows, vectors> acc;
   acc.begin(t);
   const std::int64_t b_stride = t.b_stride;
+  const float* ahead = t.ahead.from;
   for (std::int64_t s = 0; s < t.segment_count; ++s) {
     const Segment segment = t.segments[s];
     const float* b = t.b + segment.b;
     if constexpr (form == Form::columns) {
       const float* a = t.a[0] + segment.a;
       for (std::int64_t k = 0; k < segment.length; ++k, a += t.a_step, b += b_stride) {
+        prefetch_to_l2(ahead);
+        ahead += t.ahead.step;
         acc.step(b, [&](int r) { return a[r]; });
       }
     } else {

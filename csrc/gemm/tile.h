@@ -16,6 +16,7 @@
 // C is written only in its `columns` columns.
 #pragma once
 
+#include "simd/read_ahead.h"
 #include "simd/vec.h"
 
 namespace lamella::LAMELLA_ISA {
@@ -74,6 +75,7 @@ struct Tile {
   const float* bias;  // null: none. Ignored when accumulate is set.
   bool accumulate;
   bool relu;  // C = max(C, 0) at the end
+  Lines ahead;  // columns form: prefetched a line a term
 };
 
 using TileKernel = void (*)(const Tile&);

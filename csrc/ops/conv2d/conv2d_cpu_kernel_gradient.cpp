@@ -8,10 +8,12 @@
 #include "gemm/bias_gradient.h"
 #include "gemm/gemm.h"
 #include "gemm/tile.h"
+#include "ops/conv2d/conv2d_gradient_tile.h"
 #include "ops/conv2d/conv2d_output_gradient.h"
 #include "ops/conv2d/conv2d_partial.h"
 #include "ops/conv2d/conv2d_phases.h"
 #include "ops/conv2d/conv2d_taps.h"
+#include "simd/read_ahead.h"
 #include "simd/task.h"
 
 namespace lamella::LAMELLA_ISA {
@@ -25,6 +27,15 @@ constexpr std::int64_t block_floats = 128 << 10;
 constexpr std::int64_t fewest_channels = 8;
 // dz with more filters is copied into panels: rows far apart fall on the same cache sets.
 constexpr std::int64_t most_filters_in_place = 32;
+// Of x and dz in a block with a single tap, where reading them is much of the work.
+constexpr std::int64_t one_tap_floats = 80 << 10;
+// Where dkernel outgrows L2 it is cut rather than visited block after block.
+constexpr std::int64_t large_product = 128 << 10;
+// Floats of panels made at a time, over the number of taps: dz is read in longer pieces where that
+// is much of the work, and the panels stay in L2 beside the tiles of the image.
+constexpr std::int64_t packed_floats = 64 << 10;
+// Read ahead at most.
+constexpr std::int64_t ahead_floats = 96 << 10;
 
 class KernelGradient {
  public:
@@ -40,13 +51,19 @@ class KernelGradient {
     terms_ = p.taps() * channels_;
     gather_ = channels_ < fewest_channels;
     const std::int64_t tiled = gather_ ? terms_ : channels_;
-    const std::int64_t vectors = min_i(tile_vectors(filters_), 2);
-    tile_rows_ = ceil_div(tiled, ceil_div(tiled, full_tile_rows(vectors)));
+    vectors_ = min_i(tile_vectors(filters_), 2);
+    tile_rows_ = ceil_div(tiled, ceil_div(tiled, full_tile_rows(vectors_)));
     channel_tiles_ = ceil_div(channels_, tile_rows_);
     tiles_ = gather_ ? ceil_div(terms_, tile_rows_) : channel_tiles_ * p.taps();
-    width_ = vectors * Float::width;
+    width_ = vectors_ * Float::width;
     panels_ = ceil_div(filters_, width_);
-    cut_ = cut_blocks(p.batch, h, w, p.channels, block_pixels, block_floats);
+    const std::int64_t wanted =
+        p.taps() == 1 ? max_i(block_pixels / 2,
+                              min_i(block_pixels, one_tap_floats / (p.channels + p.filters)))
+                      : block_pixels;
+    cut_ = cut_blocks(p.batch, h, w, p.channels, wanted, block_floats);
+    const std::int64_t pixels = cut_.images * cut_.rows * w.output;
+    panels_at_a_time_ = min_i(panels_, max_i(1, packed_floats / (p.taps() * pixels * width_ + 1)));
   }
 
   void run(const conv2d::KernelGradients& out) {
@@ -54,20 +71,26 @@ class KernelGradient {
     dz_ = out.dz;
     pack_dz_ = filters_ % Float::width != 0 || p_.filters > most_filters_in_place ||
                g_.activation.kind != Kind::linear || out.dbias != nullptr;
+    only_tile_ = gather_ && tiles_ == 1 && dz_ == nullptr && filters_ % width_ == 0 &&
+                 has_gradient_tile(g_.activation.kind, width_);
     const PartialSums partial(cut_.count, size, out.dkernel);
     // A few floats a filter: summed by whoever reads dz, then over the partial sums in order.
     const Scratch<float> bias("conv2d", out.dbias != nullptr ? partial.count * p_.filters : 0);
     zero_fill(bias.get(), out.dbias != nullptr ? partial.count * p_.filters : 0);
     const std::int64_t work = p_.batch * h_.output * w_.output * size;
-    // More tasks than partial sums: the tiles are shared out too.
-    const std::int64_t parts = work < (256 << 10) ? 1 : min_i(tiles_, max_i(1, 8 / partial.count));
+    const int slots = work < (128 << 10) ? 1 : num_threads();
+    // Few partial sums: the tiles are shared out too. Blocks of unequal length leave one thread
+    // waiting for another, the more the fewer there are.
+    const bool even =
+        partial.count == 1 || (partial.count % slots == 0 && cut_.count % partial.count == 0);
+    const std::int64_t tasks = even ? slots : 4 * slots;
+    const std::int64_t parts = slots == 1 ? 1 : min_i(tiles_, ceil_div(tasks, partial.count));
     const std::int64_t window =
         gather_ ? window_floats(cut_, h_, w_, p_.channels)
                 : channel_tiles_ * tile_floats(cut_.images, h_.span(0, cut_.rows));
     const std::int64_t pixels = cut_.images * cut_.rows * w_.output;
-    const std::int64_t packed = pack_dz_ ? pixels * panels_ * width_ : 0;
+    const std::int64_t packed = pack_dz_ ? panels_at_a_time_ * panel_floats(pixels) : 0;
     const std::int64_t segments = cut_.images * cut_.rows;
-    const int slots = work < (128 << 10) ? 1 : num_threads();
     const Scratch<float> windows("conv2d", window * slots);
     const Scratch<float> panels("conv2d", packed * slots);
     const Scratch<Segment> rows("conv2d", segments * slots);
@@ -80,7 +103,9 @@ class KernelGradient {
         const Block block = block_at(cut_, b, p_.batch, h_.output);
         if (block.rows <= 0) continue;
         float* const bias_sum = out.dbias != nullptr ? bias.get() + sum * p_.filters : nullptr;
-        add_block(block, windows.get() + slot * window, panels.get() + slot * packed,
+        ReadAhead ahead;
+        if (b + 1 < partial.begin(sum + 1)) read_ahead(b + 1, ahead);
+        add_block(block, ahead, windows.get() + slot * window, panels.get() + slot * packed,
                   rows.get() + slot * segments, tile_begin, tile_end, first, partial.data(sum),
                   bias_sum);
         first = false;
@@ -93,22 +118,49 @@ class KernelGradient {
   }
 
  private:
+  struct Rows {
+    std::int64_t term, count;
+  };
+
   // Of one tile's copy. A pixel is written tile after tile: they must not be multiples of a page
   // apart, or they all fall on the same cache set.
   std::int64_t tile_floats(std::int64_t images, std::int64_t rows) const {
     return images * rows * row_span() * tile_rows_ + 16;
   }
 
+  // Of a panel of dz; between panels likewise.
+  std::int64_t panel_floats(std::int64_t pixels) const { return pixels * width_ + 16; }
+
   // Columns of the image that a row of outputs reads.
   std::int64_t row_span() const { return w_.span(0, w_.output); }
 
-  void add_block(const Block& block, float* copy, float* packed, Segment* segments,
-                 std::int64_t tile_begin, std::int64_t tile_end, bool first, float* sum,
-                 float* bias_sum) const {
+  // What block b reads, if L2 holds it beside what the block before it works on.
+  void read_ahead(std::int64_t b, ReadAhead& ahead) const {
+    const Block block = block_at(cut_, b, p_.batch, h_.output);
+    if (block.rows <= 0) return;
+    const std::int64_t out_row = w_.output * p_.filters;
+    const std::int64_t dz_floats = block.images * block.rows * out_row;
+    const std::int64_t top = max_i(0, block.row * h_.step + h_.first());
+    const std::int64_t bottom = min_i(h_.input, top + h_.span(0, block.rows));
+    const std::int64_t x_row = w_.input * p_.channels;
+    const std::int64_t x_floats = ((block.images - 1) * h_.input + bottom - top) * x_row;
+    const bool saved = g_.activation.kind != Kind::linear;
+    if ((saved ? 2 : 1) * dz_floats + x_floats > ahead_floats) return;
+    const std::int64_t at = (block.image * h_.output + block.row) * out_row;
+    ahead.add(g_.dy + at, dz_floats);
+    if (saved) ahead.add(g_.saved + at, dz_floats);
+    ahead.add(x_ + (block.image * h_.input + top) * x_row, x_floats);
+  }
+
+  void add_block(const Block& block, ReadAhead& ahead, float* copy, float* packed,
+                 Segment* segments, std::int64_t tile_begin, std::int64_t tile_end, bool first,
+                 float* sum, float* bias_sum) const {
     const std::int64_t pixels = block.images * block.rows * w_.output;
     const std::int64_t at = (block.image * h_.output + block.row) * w_.output * p_.filters;
     // Of the tasks that share a block the first one gives dz and its sums.
     const bool gives = tile_begin == 0;
+    // Between blocks a large sum goes to L3.
+    const bool prefetch_sum = !first && terms_ * p_.filters > (64 << 10);
     Window window;
     if (gather_) window = open_window(x_, h_, w_, p_.channels, block, copy);
     for (std::int64_t group = 0; group < p_.groups; ++group) {
@@ -119,27 +171,36 @@ class KernelGradient {
       const std::int64_t step = w_.step * window.pixel;
       const std::int64_t count =
           fill_segments(block, window, step, pack_dz_ ? width_ : p_.filters, segments);
-      for (std::int64_t panel = 0; panel < panels_; ++panel) {
+      for (std::int64_t panel = 0; panel < panels_; panel += panels_at_a_time_) {
+        const std::int64_t end = min_i(panel + panels_at_a_time_, panels_);
         const std::int64_t f = group * filters_ + panel * width_;
-        Tile t;
-        t.a_step = step;
-        t.segments = segments;
-        t.segment_count = count;
-        t.columns = min_i(width_, filters_ - panel * width_);
-        t.bias = nullptr;
-        t.accumulate = !first;
-        t.relu = false;
-        t.b = g_.dy + at + f;
-        t.b_stride = p_.filters;
-        if (pack_dz_) {
+        float* const sums = gives && bias_sum != nullptr ? bias_sum + f : nullptr;
+        if (pack_dz_ && !only_tile_) {
           pack_output_gradient(
-              g_, at + f, pixels, p_.filters, t.columns, static_cast<int>(width_ / Float::width),
-              packed, gives ? dz_ : nullptr, gives && bias_sum != nullptr ? bias_sum + f : nullptr);
-          t.b = packed;
-          t.b_stride = width_;
+              g_, static_cast<int>(vectors_),
+              {at + f, pixels, p_.filters, min_i(end * width_, filters_) - panel * width_, packed,
+               panel_floats(pixels), gives ? dz_ : nullptr, sums});
         }
-        for (std::int64_t i = tile_begin; i < tile_end; ++i) {
-          run_tile(t, i, block, group, window, sum + f);
+        for (std::int64_t q = panel; q < end; ++q) {
+          const std::int64_t j = (q - panel) * width_;
+          Tile t = {};
+          t.a_step = step;
+          t.segments = segments;
+          t.segment_count = count;
+          t.columns = min_i(width_, filters_ - q * width_);
+          t.accumulate = !first;
+          if (only_tile_) {
+            run_only_tile(t, at + f + j, group, window, sum + f + j,
+                          sums == nullptr ? nullptr : sums + j);
+            continue;
+          }
+          t.b = pack_dz_ ? packed + (q - panel) * panel_floats(pixels) : g_.dy + at + f + j;
+          t.b_stride = pack_dz_ ? width_ : p_.filters;
+          for (std::int64_t i = tile_begin; i < tile_end; ++i) {
+            if (prefetch_sum && i + 1 < tile_end) prefetch_rows(i + 1, sum + f + j, t.columns);
+            t.ahead = ahead.take(pixels, t.b);
+            run_tile(t, i, block, group, window, sum + f + j);
+          }
         }
       }
     }
@@ -221,31 +282,62 @@ class KernelGradient {
            (w_.offset[tap % w_.count] - w_.first()) * window.pixel;
   }
 
+  // Without tiles: the first output's value of each of terms [term, term + rows).
+  void gather_rows(std::int64_t term, std::int64_t rows, std::int64_t group, const Window& window,
+                   const float** a) const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      a[r] = window.data + tap_offset((term + r) / channels_, window) + group * channels_ +
+             (term + r) % channels_;
+    }
+  }
+
+  // First term of a tile, and its rows.
+  Rows rows_of(std::int64_t index) const {
+    if (gather_) return {index * tile_rows_, min_i(tile_rows_, terms_ - index * tile_rows_)};
+    // Tile after tile of channels, so that a task's share of tiles needs few of them copied.
+    const std::int64_t tile = index / p_.taps();
+    return {index % p_.taps() * channels_ + tile * tile_rows_,
+            min_i(tile_rows_, channels_ - tile * tile_rows_)};
+  }
+
+  void prefetch_rows(std::int64_t index, const float* sum, std::int64_t columns) const {
+    const Rows rows = rows_of(index);
+    for (std::int64_t r = 0; r < rows.count; ++r) {
+      const float* const c = sum + (rows.term + r) * p_.filters;
+      for (std::int64_t j = 0; j < columns; j += line_floats) __builtin_prefetch(c + j, 1, 3);
+    }
+  }
+
   void run_tile(Tile& t, std::int64_t index, const Block& block, std::int64_t group,
                 const Window& window, float* sum) const {
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
-    std::int64_t rows, term;
+    const auto [term, rows] = rows_of(index);
     if (gather_) {
-      term = index * tile_rows_;
-      rows = min_i(tile_rows_, terms_ - term);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        a[r] = window.data + tap_offset((term + r) / channels_, window) + group * channels_ +
-               (term + r) % channels_;
-      }
+      gather_rows(term, rows, group, window, a);
     } else {
-      // Tile after tile of channels, so that a task's share of tiles needs few of them copied.
-      const std::int64_t tile = index / p_.taps();
-      const std::int64_t tap = index % p_.taps();
-      term = tap * channels_ + tile * tile_rows_;
-      rows = min_i(tile_rows_, channels_ - tile * tile_rows_);
-      a[0] = window.data + tile * tile_floats(block.images, window.image / window.row) +
-             tap_offset(tap, window);
+      a[0] = window.data +
+             index / p_.taps() * tile_floats(block.images, window.image / window.row) +
+             tap_offset(index % p_.taps(), window);
     }
     for (std::int64_t r = 0; r < rows; ++r) c[r] = sum + (term + r) * p_.filters;
     t.a = a;
     t.c = c;
     tile_kernel(gather_ ? Form::gather : Form::columns, rows, tile_vectors(t.columns))(t);
+  }
+
+  // The panel from pixel and filter `at` on, into `sum`.
+  void run_only_tile(const Tile& t, std::int64_t at, std::int64_t group, const Window& window,
+                     float* sum, float* bias_sum) const {
+    const float* a[max_tile_rows];
+    float* c[max_tile_rows];
+    gather_rows(0, terms_, group, window, a);
+    for (std::int64_t r = 0; r < terms_; ++r) c[r] = sum + r * p_.filters;
+    GradientTile g = {t, g_.dy + at, g_.saved == nullptr ? nullptr : g_.saved + at, p_.filters,
+                      bias_sum};
+    g.tile.a = a;
+    g.tile.c = c;
+    gradient_tile_kernel(g_.activation.kind, terms_)(g);
   }
 
   Problem p_;
@@ -255,34 +347,60 @@ class KernelGradient {
   TapAxis h_, w_;
   std::int64_t channels_, filters_;  // a group
   std::int64_t terms_, tile_rows_, channel_tiles_, tiles_;
-  std::int64_t width_, panels_;
-  bool gather_, pack_dz_;
+  std::int64_t vectors_, width_, panels_, panels_at_a_time_;
+  bool gather_, pack_dz_, only_tile_;
   Blocks cut_;
 };
 
-// In separate passes.
-void depthwise_gradients(const Problem& p, const float* x, const conv2d::OutputGradient& g,
-                         const conv2d::KernelGradients& out) {
+// dz first, then product(dz) for dkernel and the sums for dbias, each in a pass of its own.
+template <class Product>
+void separate_passes(const Problem& p, const conv2d::OutputGradient& g,
+                     const conv2d::KernelGradients& out, const Product& product) {
   const std::int64_t rows = p.batch * p.height.output * p.width.output;
   const bool linear = g.activation.kind == Kind::linear;
   const Scratch<float> scratch("conv2d", linear || out.dz != nullptr ? 0 : rows * p.filters);
   float* const own = out.dz != nullptr ? out.dz : scratch.get();
   if (!linear) {
-    activation::LAMELLA_ISA::kernels.backward_fused(g.activation, rows * p.filters, g.dy, g.saved, own);
+    activation::LAMELLA_ISA::kernels.backward_fused(g.activation, rows * p.filters, g.dy, g.saved,
+                                                    own);
   }
   const float* const dz = linear ? g.dy : own;
-  depthwise_kernel_gradient(p, x, dz, out.dkernel);
+  product(dz);
   if (out.dbias != nullptr) bias_gradient(dz, rows, p.filters, out.dbias);
+}
+
+// A 1x1 window that meets each pixel once: dkernel = x^T dz.
+bool is_product(const Problem& p) {
+  const auto each_once = [](const WindowAxis& a) {
+    return a.kernel == 1 && a.stride == 1 && a.pad_before == 0 && a.output == a.input;
+  };
+  return p.groups == 1 && each_once(p.height) && each_once(p.width);
+}
+
+void product_gradient(const Problem& p, const float* x, const float* dz, float* dkernel) {
+  const std::int64_t pixels = p.batch * p.height.output * p.width.output;
+  const Matrix a = {x, 1, p.channels};
+  const Matrix b = {dz, p.filters, 1};
+  const GemmPlan plan = gemm_plan(p.channels, p.filters, pixels, a, b, num_threads());
+  const Scratch<float> workspace("conv2d", plan.workspace());
+  gemm(plan, a, b, dkernel, p.filters, {}, workspace.get());
 }
 
 }  // namespace
 
 void kernel_gradient(const Problem& p, const float* x, const conv2d::OutputGradient& g,
                      const conv2d::KernelGradients& out) {
-  if (p.depthwise()) return depthwise_gradients(p, x, g, out);
+  if (p.depthwise()) {
+    return separate_passes(
+        p, g, out, [&](const float* dz) { depthwise_kernel_gradient(p, x, dz, out.dkernel); });
+  }
   if (p.batch == 0) {
     zero_fill(out.dbias, out.dbias != nullptr ? p.filters : 0);
     return zero_fill(out.dkernel, p.taps() * p.channels / p.groups * p.filters);
+  }
+  if (is_product(p) && p.channels * p.filters >= large_product) {
+    return separate_passes(p, g, out,
+                           [&](const float* dz) { product_gradient(p, x, dz, out.dkernel); });
   }
   const Scratch<std::int64_t> offsets("conv2d", p.height.kernel + p.width.kernel);
   KernelGradient(p, x, g, forward_axis(p.height, offsets.get()),

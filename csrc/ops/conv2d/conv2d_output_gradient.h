@@ -7,60 +7,71 @@
 
 namespace lamella::LAMELLA_ISA {
 
+// Where the columns [at, at + columns) of `pixels` rows, `stride` floats apart, go.
+struct PackedGradient {
+  std::int64_t at, pixels, stride, columns;
+  float* panels;              // [panel][pixel][vectors * width]
+  std::int64_t panel_stride;  // floats from one panel to the next
+  float* dz;                  // dz as a whole, or null
+  float* sums;                // (columns) of dz over pixels are added, or null
+};
+
 namespace detail {
 
+// A few pixels at a time, so that dy is read in the order in which it lies.
 template <Kind kind, int vectors>
-inline void pack_output_gradient(const conv2d::OutputGradient& g, std::int64_t at,
-                                 std::int64_t pixels, std::int64_t stride, std::int64_t columns,
-                                 float* packed, float* dz, float* sums) {
+inline void pack_output_gradient(const conv2d::OutputGradient& g, const PackedGradient& to) {
   constexpr std::int64_t width = Float::width;
+  constexpr std::int64_t pixels_at_a_time = 4;
   const Float parameter = set(g.activation.parameter);
-  Float total[vectors];
-  for (Float& t : total) t = zero();
   const auto value = [&](std::int64_t i, std::int64_t count) {
     const Float dy = count == width ? load(g.dy + i) : load_n(g.dy + i, count);
     if constexpr (kind == Kind::linear) return dy;
     const Float saved = count == width ? load(g.saved + i) : load_n(g.saved + i, count);
     return gradient_from_saved<kind>(dy, saved, parameter);
   };
-  for (std::int64_t pixel = 0; pixel < pixels; ++pixel, at += stride, packed += vectors * width) {
+  for (std::int64_t begin = 0; begin < to.pixels; begin += pixels_at_a_time) {
+    const std::int64_t end = min_i(begin + pixels_at_a_time, to.pixels);
+    float* panel = to.panels;
+    for (std::int64_t j = 0; j < to.columns; j += vectors * width, panel += to.panel_stride) {
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      const std::int64_t count = max_i(0, min_i(width, columns - v * width));
-      // Lanes beyond the last column are multiplied, but reach neither dz nor the result.
-      const Float y = value(at + v * width, count);
-      store(packed + v * width, y);
-      if (dz != nullptr) {
-        if (count == width) {
-          store(dz + at + v * width, y);
-        } else {
-          store_n(dz + at + v * width, y, count);
+      for (int v = 0; v < vectors; ++v) {
+        const std::int64_t column = j + v * width;
+        const std::int64_t count = max_i(0, min_i(width, to.columns - column));
+        Float total = zero();
+        for (std::int64_t pixel = begin; pixel < end; ++pixel) {
+          const std::int64_t i = to.at + pixel * to.stride + column;
+          // Lanes beyond the last column are multiplied, but reach neither dz nor the result.
+          const Float y = value(i, count);
+          store(panel + (pixel * vectors + v) * width, y);
+          if (to.dz != nullptr) {
+            if (count == width) {
+              store(to.dz + i, y);
+            } else {
+              store_n(to.dz + i, y, count);
+            }
+          }
+          total = total + y;
         }
+        if (to.sums == nullptr) continue;
+        float* const sum = to.sums + column;
+        store_n(sum, load_n(sum, count) + total, count);
       }
-      total[v] = total[v] + y;
     }
-  }
-  if (sums == nullptr) return;
-  for (int v = 0; v < vectors; ++v) {
-    const std::int64_t count = max_i(0, min_i(width, columns - v * width));
-    store_n(sums + v * width, load_n(sums + v * width, count) + total[v], count);
   }
 }
 
 }  // namespace detail
 
-// Columns [at, at + columns) of `pixels` rows of the gradient, `stride` floats apart, into
-// packed[pixel][vectors * width]; into dz at the same places unless it is null; and their sums over
-// pixels added to `sums` unless that is null.
-inline void pack_output_gradient(const conv2d::OutputGradient& g, std::int64_t at,
-                                 std::int64_t pixels, std::int64_t stride, std::int64_t columns,
-                                 int vectors, float* packed, float* dz, float* sums) {
+// vectors is 1 or 2.
+inline void pack_output_gradient(const conv2d::OutputGradient& g, int vectors,
+                                 const PackedGradient& to) {
   with_kind(g.activation.kind, [&](auto tag) {
     constexpr Kind kind = decltype(tag)::kind;
     if (vectors == 1) {
-      detail::pack_output_gradient<kind, 1>(g, at, pixels, stride, columns, packed, dz, sums);
+      detail::pack_output_gradient<kind, 1>(g, to);
     } else {
-      detail::pack_output_gradient<kind, 2>(g, at, pixels, stride, columns, packed, dz, sums);
+      detail::pack_output_gradient<kind, 2>(g, to);
     }
   });
 }

@@ -9,9 +9,9 @@ namespace lamella::LAMELLA_ISA {
 
 class PartialSums {
  public:
-  // At most 8 MiB of partial sums; a large result gets fewer.
+  // A power of two, which most numbers of threads share evenly, and at most 8 MiB of partial sums.
   LAMELLA_INLINE PartialSums(std::int64_t blocks, std::int64_t size, float* result)
-      : count(max_i(1, min_i(min_i(blocks, 16), (2 << 20) / max_i(size, 1)))),
+      : count(power_of_two(min_i(min_i(blocks, 16), (2 << 20) / max_i(size, 1)))),
         blocks_(blocks),
         size_(size),
         result_(result),
@@ -40,6 +40,13 @@ class PartialSums {
   const std::int64_t count;
 
  private:
+  // The largest one up to `most`, at least 1.
+  static LAMELLA_INLINE std::int64_t power_of_two(std::int64_t most) {
+    std::int64_t power = 1;
+    while (2 * power <= most) power *= 2;
+    return power;
+  }
+
   std::int64_t blocks_, size_;
   float* result_;
   Scratch<float> partial_;
