@@ -33,20 +33,20 @@ std::int64_t round_up(std::int64_t size, std::int64_t unit) {
 // tiles, and what it copies or reads of A and B.
 void cut(GemmPlan& p, std::int64_t threads) {
   const std::int64_t panel = p.vectors * width;
-  const std::int64_t tiles = ceil_div(p.m, p.tile_rows);
+  const std::int64_t tiles = ceil_div(p.m, full_tile_rows(p.vectors));
   const std::int64_t panels = ceil_div(p.n, panel);
   double best = 0.0;
   for (std::int64_t rows = 1; rows <= min_i(threads, tiles); ++rows) {
     const std::int64_t columns = min_i(threads / rows, panels);
-    const std::int64_t task_tiles = ceil_div(tiles, rows);
+    const std::int64_t task_rows = ceil_div(p.m, rows);
     const std::int64_t task_panels = ceil_div(panels, columns);
-    const auto m = static_cast<double>(task_tiles * p.tile_rows);
+    const auto m = static_cast<double>(task_rows);
     const auto n = static_cast<double>(task_panels * panel);
     // A float read costs about as much as 8 * width multiply-adds.
     const double cost = m * n + 8.0 * width * (m + n);
     if (best != 0.0 && cost >= best) continue;
     best = cost;
-    p.task_rows = task_tiles * p.tile_rows;
+    p.task_rows = task_rows;
     p.task_columns = task_panels * panel;
   }
 }
@@ -271,8 +271,8 @@ GemmPlan gemm_plan(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix&
   if (m <= 0 || n <= 0) return p;
   p.vectors = m <= wide_tile_rows ? tile_vectors(n) : panel_vectors(n);
   const std::int64_t panel = p.vectors * width;
-  p.tile_rows = balanced(m, full_tile_rows(p.vectors));
   cut(p, max_i(1, min_i(threads, m * n * max_i(k, 1) / thread_grain)));
+  p.tile_rows = balanced(p.task_rows, full_tile_rows(p.vectors));
   const std::int64_t tasks = ceil_div(m, p.task_rows) * ceil_div(n, p.task_columns);
   p.slots = static_cast<int>(tasks);
   p.k_block = balanced(max_i(k, 1), max_k_block);

@@ -32,7 +32,7 @@ struct GemmPlan {
   std::int64_t m, n, k;
   int vectors;             // of a tile's width
   std::int64_t tile_rows;  // of a tile's height
-  std::int64_t task_rows;  // a thread's rectangle of C: whole tiles and panels
+  std::int64_t task_rows;  // a thread's rectangle of C; its columns are whole panels
   std::int64_t task_columns;
   std::int64_t m_block, n_block, k_block;  // what a thread holds of A and B at a time
   bool pack_a;

@@ -18,11 +18,11 @@ struct PackedGradient {
 
 namespace detail {
 
-// A few pixels at a time, so that dy is read in the order in which it lies.
+// With several panels a few pixels at a time, so that dy is read in the order in which it lies.
 template <Kind kind, int vectors>
 inline void pack_output_gradient(const conv2d::OutputGradient& g, const PackedGradient& to) {
   constexpr std::int64_t width = Float::width;
-  constexpr std::int64_t pixels_at_a_time = 4;
+  const std::int64_t pixels_at_a_time = to.columns > vectors * width ? 4 : to.pixels;
   const Float parameter = set(g.activation.parameter);
   const auto value = [&](std::int64_t i, std::int64_t count) {
     const Float dy = count == width ? load(g.dy + i) : load_n(g.dy + i, count);
@@ -34,28 +34,33 @@ inline void pack_output_gradient(const conv2d::OutputGradient& g, const PackedGr
     const std::int64_t end = min_i(begin + pixels_at_a_time, to.pixels);
     float* panel = to.panels;
     for (std::int64_t j = 0; j < to.columns; j += vectors * width, panel += to.panel_stride) {
-#pragma GCC unroll 2
+      Float total[vectors];
+      std::int64_t count[vectors];
       for (int v = 0; v < vectors; ++v) {
-        const std::int64_t column = j + v * width;
-        const std::int64_t count = max_i(0, min_i(width, to.columns - column));
-        Float total = zero();
-        for (std::int64_t pixel = begin; pixel < end; ++pixel) {
-          const std::int64_t i = to.at + pixel * to.stride + column;
+        total[v] = zero();
+        count[v] = max_i(0, min_i(width, to.columns - j - v * width));
+      }
+      for (std::int64_t pixel = begin; pixel < end; ++pixel) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+          const std::int64_t i = to.at + pixel * to.stride + j + v * width;
           // Lanes beyond the last column are multiplied, but reach neither dz nor the result.
-          const Float y = value(i, count);
+          const Float y = value(i, count[v]);
           store(panel + (pixel * vectors + v) * width, y);
           if (to.dz != nullptr) {
-            if (count == width) {
+            if (count[v] == width) {
               store(to.dz + i, y);
             } else {
-              store_n(to.dz + i, y, count);
+              store_n(to.dz + i, y, count[v]);
             }
           }
-          total = total + y;
+          total[v] = total[v] + y;
         }
-        if (to.sums == nullptr) continue;
-        float* const sum = to.sums + column;
-        store_n(sum, load_n(sum, count) + total, count);
+      }
+      if (to.sums == nullptr) continue;
+      for (int v = 0; v < vectors; ++v) {
+        float* const sum = to.sums + j + v * width;
+        store_n(sum, load_n(sum, count[v]) + total[v], count[v]);
       }
     }
   }
