@@ -31,11 +31,21 @@ struct Runs {
     while (ranges.get()[i].end <= output) ++i;
     return ranges.get()[i];
   }
+  // The taps of a row follow one another.
+  LAMELLA_INLINE std::int64_t neighbours() const { return consecutive(axis) ? axis.count : 0; }
+  // Positions inside the image, counted from the first output's first tap.
+  LAMELLA_INLINE Inside inside() const { return {-axis.first(), axis.input - axis.first()}; }
   // Between neighbouring taps, which lie at equal distances.
   LAMELLA_INLINE std::int64_t tap() const {
     return axis.count > 1 ? axis.offset[1] - axis.offset[0] : 1;
   }
 };
+
+// Whether an image this large comes from L3 or memory: its rows are prefetched, which costs a
+// little where they lie in L2 anyway.
+LAMELLA_INLINE bool is_far(std::int64_t floats) {
+  return floats > (1 << 20);
+}
 
 struct DepthwiseSum {
   std::int64_t batch;
@@ -67,6 +77,8 @@ void run_depthwise(const DepthwiseSum& s) {
   const Blocks cut = cut_evenly(cut_blocks(s.batch, s.h, s.w, channels, block_pixels, block_floats),
                                 s.batch, s.h.output, slots);
   float* const result = s.pre_activation != nullptr ? s.pre_activation : s.y;
+  const bool far = is_far(s.batch * s.h.input * s.w.input * channels);
+  const DepthwiseRow whole_row = depthwise_row_kernel(w.neighbours(), s.w.step);
   const auto row = [&](std::int64_t n, std::int64_t i) {
     const Range& hr = h.of(i);
     const std::int64_t at = n * s.y_image + i * s.y_row;
@@ -77,7 +89,19 @@ void run_depthwise(const DepthwiseSum& s) {
     t.kernel_row = distance(s.h_tap, s.h.count) * s.kernel_width * channels;
     t.kernel_tap = distance(s.w_tap, s.w.count) * channels;
     t.bias = s.bias;
-    for (std::int64_t r = 0; r < w.count; ++r) {
+    t.ahead = 0;
+    const bool reads = hr.tap_begin < hr.tap_end;
+    if (whole_row != nullptr && reads) {
+      const std::int64_t a = i * s.h.step + s.h.offset[hr.tap_begin];
+      t.rows = hr.tap_end - hr.tap_begin;
+      // What the next row of outputs reads more.
+      if (far) t.ahead = t.rows * t.x_row;
+      t.count = s.w.count;
+      t.x = s.x + ((n * s.h.input + a) * s.w.input + s.w.first()) * channels;
+      t.kernel = s.kernel + (s.h_tap[hr.tap_begin] * s.kernel_width + s.w_tap[0]) * channels;
+      whole_row(t, w.inside(), channels, s.w.output, result + at, s.y_pixel);
+    }
+    for (std::int64_t r = 0; r < (whole_row != nullptr && reads ? 0 : w.count); ++r) {
       const Range& wr = w.ranges.get()[r];
       t.rows = hr.tap_end - hr.tap_begin;
       t.count = wr.tap_end - wr.tap_begin;
@@ -190,26 +214,41 @@ void depthwise_kernel_gradient(const Problem& p, const float* x, const float* dz
   const Blocks cut = cut_blocks(p.batch, h.axis, w.axis, channels, block_pixels, block_floats);
   const PartialSums partial(cut.count, size, dkernel);
   const bool serial = p.batch * h.axis.output * w.axis.output * size < (64 << 10);
+  const bool far = is_far(p.batch * h.axis.input * w.axis.input * channels);
+  const DepthwiseGradientRow whole_row = depthwise_gradient_row_kernel(w.neighbours(), w.axis.step);
   const auto add_row = [&](std::int64_t n, std::int64_t i, float* sum) {
     const Range& hr = h.of(i);
+    if (hr.tap_begin == hr.tap_end) return;
+    const std::int64_t a = i * h.axis.step + h.axis.offset[hr.tap_begin];
+    const float* const x_row = image + (n * h.axis.input + a) * w.axis.input * channels;
+    const float* const dz_row = dz + (n * h.axis.output + i) * w.axis.output * channels;
+    float* const sum_row = sum + hr.tap_begin * w.axis.count * channels;
+    DepthwiseGradient t;
+    t.x_row = h.tap() * w.axis.input * channels;
+    t.x_tap = w.tap() * channels;
+    t.x_output = w.axis.step * channels;
+    t.rows = hr.tap_end - hr.tap_begin;
+    t.dz_output = channels;
+    t.sum_row = w.axis.count * channels;
+    t.sum_tap = channels;
+    t.x_ahead = far ? t.rows * t.x_row : 0;
+    t.dz_ahead = w.axis.output * channels;
+    if (whole_row != nullptr) {
+      t.x = x_row + w.axis.first() * channels;
+      t.count = w.axis.count;
+      t.dz = dz_row;
+      t.outputs = w.axis.output;
+      t.sum = sum_row;
+      return whole_row(t, w.inside(), channels);
+    }
     for (std::int64_t r = 0; r < w.count; ++r) {
       const Range& wr = w.ranges.get()[r];
-      if (hr.tap_begin == hr.tap_end || wr.tap_begin == wr.tap_end) continue;
-      const std::int64_t a = i * h.axis.step + h.axis.offset[hr.tap_begin];
-      const std::int64_t b = wr.begin * w.axis.step + w.axis.offset[wr.tap_begin];
-      DepthwiseGradient t;
-      t.x = image + ((n * h.axis.input + a) * w.axis.input + b) * channels;
-      t.x_row = h.tap() * w.axis.input * channels;
-      t.x_tap = w.tap() * channels;
-      t.x_output = w.axis.step * channels;
-      t.rows = hr.tap_end - hr.tap_begin;
+      if (wr.tap_begin == wr.tap_end) continue;
+      t.x = x_row + (wr.begin * w.axis.step + w.axis.offset[wr.tap_begin]) * channels;
       t.count = wr.tap_end - wr.tap_begin;
-      t.dz = dz + ((n * h.axis.output + i) * w.axis.output + wr.begin) * channels;
-      t.dz_output = channels;
+      t.dz = dz_row + wr.begin * channels;
       t.outputs = wr.end - wr.begin;
-      t.sum = sum + (hr.tap_begin * w.axis.count + wr.tap_begin) * channels;
-      t.sum_row = w.axis.count * channels;
-      t.sum_tap = channels;
+      t.sum = sum_row + wr.tap_begin * channels;
       depthwise_gradient_run(t, channels);
     }
   };
