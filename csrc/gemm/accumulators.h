@@ -39,6 +39,14 @@ struct Accumulators {
         for (int j = 0; j < vectors; ++j) v[r][j] = max(zero(), v[r][j]);
       }
     }
+    if (t.stream && t.columns == vectors * Float::width) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; ++j) stream(t.c[r] + j * Float::width, v[r][j]);
+      }
+      return;
+    }
     if (t.columns == vectors * Float::width) {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {

@@ -161,6 +161,7 @@ class Product {
     t.segment_count = 1;
     t.accumulate = finish_.accumulate || k > 0;
     t.relu = relu_in_tile_ && last;
+    t.stream = false;
     const float* a_rows[max_tile_rows];
     float* c_rows[max_tile_rows];
     t.a = a_rows;

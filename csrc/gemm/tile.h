@@ -74,7 +74,8 @@ struct Tile {
   std::int64_t columns;
   const float* bias;  // null: none. Ignored when accumulate is set.
   bool accumulate;
-  bool relu;  // C = max(C, 0) at the end
+  bool relu;    // C = max(C, 0) at the end
+  bool stream;  // C is written past the caches, if all its columns are (can_stream holds)
   Lines ahead;  // columns form: prefetched a line a term
 };
 

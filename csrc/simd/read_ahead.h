@@ -1,5 +1,5 @@
-// Ranges of memory that a later step reads, handed out line by line to loops that have load slots to
-// spare: when the step comes, its data lies in L2.
+// Ranges of memory that a later step reads, handed out line by line to loops that have load slots
+// to spare: when the step comes, its data lies in L2.
 #pragma once
 
 #include "simd/vec.h"

@@ -4,6 +4,8 @@
 // versions of one inline function can never be merged by the linker.
 //
 //   load(p), store(p, v)            any alignment
+//   stream(p, v)                    p aligned to the vector; past the caches where the set can, for
+//     results that outgrow them (core/cache.h). A task that streams ends with stream_fence()
 //   load_n(p, n), store_n(p, v, n)  the first n lanes, 0 <= n <= width; other lanes read as 0
 //   set(x), zero()
 //   + - * /, fma(a, b, c) = a*b + c, fnma(a, b, c) = c - a*b   (one rounding where the set has
@@ -46,6 +48,19 @@
 #endif
 
 namespace lamella::LAMELLA_ISA {
+
+// Streamed stores become visible before what the thread does next.
+LAMELLA_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Whether rows from p on, so many floats apart, can be streamed.
+LAMELLA_INLINE bool can_stream(const float* p, std::int64_t row_stride) {
+  return row_stride % Float::width == 0 &&
+         reinterpret_cast<std::uintptr_t>(p) % (Float::width * sizeof(float)) == 0;
+}
 
 LAMELLA_INLINE std::int64_t min_i(std::int64_t a, std::int64_t b) {
   return a < b ? a : b;

@@ -28,6 +28,9 @@ LAMELLA_INLINE Float load(const float* p) {
 LAMELLA_INLINE void store(float* p, Float a) {
   _mm256_storeu_ps(p, a.v);
 }
+LAMELLA_INLINE void stream(float* p, Float a) {
+  _mm256_stream_ps(p, a.v);
+}
 LAMELLA_INLINE Float load_n(const float* p, std::int64_t n) {
   return {_mm256_maskload_ps(p, first_lanes(n))};
 }

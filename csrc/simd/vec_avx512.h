@@ -27,6 +27,9 @@ LAMELLA_INLINE Float load(const float* p) {
 LAMELLA_INLINE void store(float* p, Float a) {
   _mm512_storeu_ps(p, a.v);
 }
+LAMELLA_INLINE void stream(float* p, Float a) {
+  _mm512_stream_ps(p, a.v);
+}
 LAMELLA_INLINE Float load_n(const float* p, std::int64_t n) {
   return {_mm512_maskz_loadu_ps(first_lanes(n), p)};
 }

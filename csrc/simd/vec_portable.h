@@ -29,6 +29,9 @@ LAMELLA_INLINE Float load(const float* p) {
 LAMELLA_INLINE void store(float* p, Float a) {
   for (int i = 0; i < 4; ++i) p[i] = a.v[i];
 }
+LAMELLA_INLINE void stream(float* p, Float a) {
+  store(p, a);
+}
 LAMELLA_INLINE Float load_n(const float* p, std::int64_t n) {
   return lanes<Float>([&](int i) { return i < n ? p[i] : 0.0f; });
 }

@@ -23,6 +23,9 @@ LAMELLA_INLINE Float load(const float* p) {
 LAMELLA_INLINE void store(float* p, Float a) {
   _mm_storeu_ps(p, a.v);
 }
+LAMELLA_INLINE void stream(float* p, Float a) {
+  _mm_stream_ps(p, a.v);
+}
 LAMELLA_INLINE Float load_n(const float* p, std::int64_t n) {
   float lanes[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   for (std::int64_t i = 0; i < n; ++i) lanes[i] = p[i];

@@ -3,6 +3,7 @@
 //
 // Where the window reaches beyond the image, taps are left out rather than zeros multiplied:
 // outputs that meet the same taps form a region, and a tile of outputs lies within one.
+#include "core/cache.h"
 #include "gemm/bias_gradient.h"
 #include "ops/conv2d/conv2d_phases.h"
 #include "ops/conv2d/conv2d_table_sum.h"
@@ -68,6 +69,10 @@ class TapSumRunner {
     const Scratch<float> panels("conv2d", panel * slots_);
     const bool shared = !in_place && !pack_in_task_;
     const Scratch<float> packed("conv2d", shared ? s_.groups * panels_ * width_ * terms_ : 0);
+    // Results that are visited once.
+    stream_ = chunks_ == 1 && s_.activates_in_tile() && s_.columns % width_ == 0 &&
+              can_stream(s_.y.data, s_.y.pixel) && can_stream(s_.y.data, s_.y.row) &&
+              outgrows_cache(s_.y.image * s_.batch * 4);
     kernel_ = in_place ? s_.kernel.data : packed.get();
     if (shared) s_.pack_all(width_, slots_, packed.get());
     parallel_for_slots(cut_.count * panel_groups_, slots_, [&](std::int64_t index, int slot) {
@@ -77,6 +82,7 @@ class TapSumRunner {
       run_block(block, index % panel_groups_,
                 {x_offset, x_offset + pixels, segments.get() + slot * most_segments,
                  panels.get() + slot * panel});
+      if (stream_) stream_fence();
     });
   }
 
@@ -186,6 +192,7 @@ class TapSumRunner {
     t.bias = s_.bias == nullptr ? nullptr : s_.bias + channel;
     t.accumulate = begin > 0;
     t.relu = last && s_.relu_in_tile();
+    t.stream = stream_;
     t.segments = work.segments;
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
@@ -222,6 +229,7 @@ class TapSumRunner {
   Blocks cut_ = {};
   std::int64_t panel_groups_ = 1;
   bool pack_in_task_ = false;
+  bool stream_ = false;
   const float* kernel_ = nullptr;
 };
 

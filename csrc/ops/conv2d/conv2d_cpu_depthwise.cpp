@@ -1,6 +1,7 @@
 // Depthwise convolution, vectorised over channels. With m filters a channel the image is repeated m
 // times along its channels first (a copy), and is then the case m = 1. Outputs are computed row by
 // row, in runs that meet the same taps.
+#include "core/cache.h"
 #include "core/memory_pool.h"
 #include "ops/activation/activation_simd.h"
 #include "ops/conv2d/conv2d_depthwise_row.h"
@@ -78,6 +79,8 @@ void run_depthwise(const DepthwiseSum& s) {
                                 s.batch, s.h.output, slots);
   float* const result = s.pre_activation != nullptr ? s.pre_activation : s.y;
   const bool far = is_far(s.batch * s.h.input * s.w.input * channels);
+  const bool streams = s.activation.kind == Kind::linear && can_stream(result, channels) &&
+                       can_stream(result, s.y_pixel) && outgrows_cache(s.batch * s.y_image * 4);
   const DepthwiseRow whole_row = depthwise_row_kernel(w.neighbours(), s.w.step);
   const auto row = [&](std::int64_t n, std::int64_t i) {
     const Range& hr = h.of(i);
@@ -90,6 +93,7 @@ void run_depthwise(const DepthwiseSum& s) {
     t.kernel_tap = distance(s.w_tap, s.w.count) * channels;
     t.bias = s.bias;
     t.ahead = 0;
+    t.stream = streams;
     const bool reads = hr.tap_begin < hr.tap_end;
     if (whole_row != nullptr && reads) {
       const std::int64_t a = i * s.h.step + s.h.offset[hr.tap_begin];
@@ -132,6 +136,7 @@ void run_depthwise(const DepthwiseSum& s) {
     for (std::int64_t n = block.image; n < block.image + block.images; ++n) {
       for (std::int64_t i = block.row; i < block.row + block.rows; ++i) row(n, i);
     }
+    if (streams) stream_fence();
   });
 }
 

@@ -70,6 +70,7 @@ struct DepthwiseTaps {
   std::int64_t kernel_row, kernel_tap;
   const float* bias;   // null: none
   std::int64_t ahead;  // from x to the row of x to prefetch, or 0
+  bool stream;         // y is written past the caches; the channels are whole vectors
 };
 
 // y[j * y_step + c] for `outputs` outputs j, with any taps.
@@ -119,6 +120,11 @@ LAMELLA_INLINE void depthwise_neighbours(const DepthwiseTaps& t, const Inside& i
         if (i >= q && (i - q) % stride == 0 && j < outputs) fma_into(acc[j], v, w[q]);
       }
     }
+  }
+  if (t.stream) {
+#pragma GCC unroll 16
+    for (int j = 0; j < outputs; ++j) stream(y + j * y_step + c, acc[j]);
+    return;
   }
 #pragma GCC unroll 16
   for (int j = 0; j < outputs; ++j) lanes.put(y + j * y_step + c, acc[j]);

@@ -53,6 +53,9 @@ struct TapSum {
   // Applied while the result is in registers.
   bool relu_in_tile() const { return activation.kind == Kind::relu && y.pre_activation == nullptr; }
 
+  // What leaves nothing to do afterwards.
+  bool activates_in_tile() const { return relu_in_tile() || activation.kind == Kind::linear; }
+
   // Terms [begin, end) of columns [j, j + width) of a group, zero-filled to width.
   void pack(std::int64_t group, std::int64_t j, std::int64_t begin, std::int64_t end,
             std::int64_t width, float* to) const {
@@ -94,7 +97,7 @@ struct TapSum {
 
   // What relu_in_tile leaves to do for `count` channels of a pixel whose result is still in cache.
   void activate(std::int64_t at, std::int64_t count) const {
-    if (relu_in_tile() || activation.kind == Kind::linear) return;
+    if (activates_in_tile()) return;
     if (y.pre_activation != nullptr) {
       std::memcpy(y.data + at, y.pre_activation + at,
                   static_cast<std::size_t>(count) * sizeof(float));
