@@ -22,11 +22,6 @@ bool is_readable_in_place(const py::array& array, std::size_t item) {
          reinterpret_cast<std::uintptr_t>(array.data()) % item == 0;
 }
 
-// NumPy copies into aligned, C-contiguous memory.
-py::array contiguous_copy(const py::array& array) {
-  return py::array(array.attr("copy")("C"));
-}
-
 [[noreturn]] void wrong_dtype(const char* op, const char* name, const py::array& array,
                               const char* wanted) {
   throw TypeError(message(op, ": ", name, " must be ", wanted, ", got an array of ",
@@ -39,28 +34,12 @@ bool is_native(const py::dtype& dtype) {
 }
 
 template <class T>
-Input<T> view(py::array array) {
-  if (!is_readable_in_place(array, alignof(T))) array = contiguous_copy(array);
-  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
-  Input<T> input;
-  // An empty array may have a null pointer, which here means "absent".
-  static const T nothing{};
-  input.data = static_cast<const T*>(array.data());
-  if (input.data == nullptr) input.data = &nothing;
-  input.ndim = static_cast<int>(array.ndim());
-  input.shape = reinterpret_cast<const std::int64_t*>(array.shape());
-  input.size = static_cast<std::int64_t>(array.size());
-  input.owner = std::move(array);
-  return input;
-}
-
-template <class T>
-py::array_t<T> new_array(const char* op, const Shape& shape) {
+py::array_t<T> new_array(const char* op, const Shape& shape, const char* what = "the result") {
   std::int64_t bytes = sizeof(T);
   std::int64_t checked = sizeof(T);
   for (const std::int64_t size : shape) {
     bytes *= size;
-    checked = checked_multiply(op, "the result", checked, size == 0 ? 1 : size);
+    checked = checked_multiply(op, what, checked, size == 0 ? 1 : size);
     if (size == 0) bytes = 0;
   }
   void* block = pool_allocate(op, static_cast<std::size_t>(bytes));
@@ -80,13 +59,43 @@ std::string shape_text(const Shape& shape) {
   return shape_text(shape.data(), static_cast<int>(shape.size()));
 }
 
+template <class T>
+Input<T>::Input(const char* op, py::array array)
+    : ndim(static_cast<int>(array.ndim())),
+      shape(reinterpret_cast<const std::int64_t*>(array.shape())),
+      size(static_cast<std::int64_t>(array.size())),
+      op_(op) {
+  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
+  // An empty array may have a null pointer, which here means "not copied yet".
+  static const T nothing{};
+  if (size == 0) {
+    data_ = &nothing;
+  } else if (array.itemsize() == sizeof(T) && is_readable_in_place(array, alignof(T))) {
+    data_ = static_cast<const T*>(array.data());
+  }
+  array_ = std::move(array);
+}
+
+template <class T>
+void Input<T>::copy() const {
+  py::array_t<T> copy = new_array<T>(op_, Shape(shape, shape + ndim), "an array");
+  T* const elements = copy.mutable_data();
+  copy[py::ellipsis()] = array_;  // NumPy knows all layouts, and widens int32
+  copy_ = std::move(copy);
+  data_ = elements;
+}
+
+template class Input<float>;
+template class Input<std::uint8_t>;
+template class Input<std::int64_t>;
+
 FloatInput float_input(const char* op, const char* name, py::handle object) {
   py::array array = as_array(op, name, object);
   const py::dtype dtype = array.dtype();
   if (dtype.num() != py::dtype::num_of<float>() || !is_native(dtype)) {
     wrong_dtype(op, name, array, "float32");
   }
-  return view<float>(std::move(array));
+  return {op, std::move(array)};
 }
 
 FloatInput optional_float_input(const char* op, const char* name, py::handle object) {
@@ -96,7 +105,7 @@ FloatInput optional_float_input(const char* op, const char* name, py::handle obj
 Input<std::uint8_t> bool_input(const char* op, const char* name, py::handle object) {
   py::array array = as_array(op, name, object);
   if (array.dtype().num() != py::dtype::num_of<bool>()) wrong_dtype(op, name, array, "bool");
-  return view<std::uint8_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle object) {
@@ -104,7 +113,7 @@ Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle obje
   if (array.dtype().num() != py::dtype::num_of<std::uint8_t>()) {
     wrong_dtype(op, name, array, "uint8");
   }
-  return view<std::uint8_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 Input<std::int64_t> index_input(const char* op, const char* name, py::handle object) {
@@ -112,8 +121,7 @@ Input<std::int64_t> index_input(const char* op, const char* name, py::handle obj
   const py::dtype dtype = array.dtype();
   const bool is_int = dtype.kind() == 'i' && (dtype.itemsize() == 4 || dtype.itemsize() == 8);
   if (!is_int || !is_native(dtype)) wrong_dtype(op, name, array, "int32 or int64");
-  if (dtype.itemsize() == 4) array = py::array(array.attr("astype")("int64", "C"));
-  return view<std::int64_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,

@@ -49,10 +49,11 @@ py::array_t<float> forward(py::object kind, py::object x_, py::object parameter)
   const Activation f = with_parameter(op, kind, parameter);
   const FloatInput x = float_input(op, "x", x_);
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  const float* const in = x.data();
   float* out = y.mutable_data();
   {
     const ReleaseGil released;
-    activation::kernels().forward(f, x.size, x.data, out);
+    activation::kernels().forward(f, x.size, in, out);
   }
   return y;
 }
@@ -67,11 +68,13 @@ py::object backward(py::object kind, py::object dy_, py::object x_, py::object p
   const Shape shape(x.shape, x.shape + x.ndim);
   expect_shape(op, "dy", dy, shape);
   Output dx = output_array(op, "out", out, shape);
-  expect_separate(op, "out", dx.data, dx.size, "x", x.data, x.size);
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "x", x.data(), x.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
+  const float* const gradient = dy.data();
+  const float* const in = x.data();
   {
     const ReleaseGil released;
-    activation::kernels().backward(f, x.size, dy.data, x.data, dx.data);
+    activation::kernels().backward(f, x.size, gradient, in, dx.data);
   }
   return dx.array;
 }

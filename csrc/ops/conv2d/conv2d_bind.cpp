@@ -258,7 +258,7 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
                       bool save, const Product& product) {
   py::array_t<float> y = new_float_array(op, shape);
   py::object saved = y;
-  conv2d::Output out{bias.data, f, nullptr, y.mutable_data()};
+  conv2d::Output out{bias.data(), f, nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
     py::array_t<float> z = new_float_array(op, shape);
     out.pre_activation = z.mutable_data();
@@ -271,7 +271,8 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
   return py::make_tuple(y, save ? saved : py::none());
 }
 
-// dx(dz, data), and gradients(output_gradient, out) for dkernel and on request dbias and dz.
+// dx(dz, kernel, data), and gradients(x, output_gradient, out) for dkernel and on request dbias and
+// dz.
 template <class Dx, class Gradients>
 py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x,
                        const FloatInput& kernel, const FloatInput& saved, const Shape& y_shape,
@@ -280,24 +281,28 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x
   expect_shape(op, "dy", dy, y_shape);
   expect_shape(op, "saved", saved, y_shape);
   const GradientOutputs g = gradient_outputs(op, wanted, dy, x, kernel, saved, results);
+  const float* const x_data = x.data();
+  const float* const kernel_data = kernel.data();
+  const conv2d::OutputGradient output_gradient = {f, dy.data(), saved.data()};
   {
     const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
     const bool want_x = wanted.x && g.dx.size > 0;
     const bool need_dz = !linear && (want_x || !wanted.kernel);
     const Scratch<float> scratch(op, need_dz ? dy.size : 0);
-    const float* const dz = linear ? dy.data : scratch.get();
+    const float* const dz = linear ? output_gradient.dy : scratch.get();
     if (wanted.kernel) {
-      gradients({f, dy.data, saved.data}, {g.dkernel.data, g.dbias.data, scratch.get()});
+      gradients(x_data, output_gradient, {g.dkernel.data, g.dbias.data, scratch.get()});
     } else {
       if (need_dz) {
-        activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, scratch.get());
+        activation::kernels().backward_fused(f, dy.size, output_gradient.dy, output_gradient.saved,
+                                             scratch.get());
       }
       if (wanted.bias) {
         conv2d::kernels().bias_gradient(dz, dy.size / results, results, g.dbias.data);
       }
     }
-    if (want_x) dx_product(dz, g.dx.data);
+    if (want_x) dx_product(dz, kernel_data, g.dx.data);
   }
   return g.arrays();
 }
@@ -314,11 +319,11 @@ py::tuple conv_forward(py::object x_, py::object kernel_, py::object bias_, py::
   const Activation f = activation_option(op, activation_);
   const Problem p = conv_problem(op, x, k, o, one_axis);
   if (bias) expect_shape(op, "bias", bias, {p.filters}, "one value a filter");
-  return run_forward(op,
-                     result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
-                     bias, f, save, [&](const conv2d::Output& y) {
-                       conv2d::kernels().correlate(p, x.array.data, k.array.data, y);
-                     });
+  const float* const x_data = x.array.data();
+  const float* const kernel = k.array.data();
+  return run_forward(
+      op, result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis), bias, f,
+      save, [&](const conv2d::Output& y) { conv2d::kernels().correlate(p, x_data, kernel, y); });
 }
 
 template <bool one_axis>
@@ -338,12 +343,11 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
       result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
       activation_option(op, activation_), p.filters,
       {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
-      [&](const float* dz, float* dx) {
-        kernels.input_gradient(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
+      [&](const float* dz, const float* kernel, float* dx) {
+        kernels.input_gradient(p, dz, kernel, {nullptr, {}, nullptr, dx});
       },
-      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
-        kernels.kernel_gradient(p, x.array.data, g, out);
-      });
+      [&](const float* x_data, const conv2d::OutputGradient& g,
+          const conv2d::KernelGradients& out) { kernels.kernel_gradient(p, x_data, g, out); });
 }
 
 constexpr const char* transposed_axes = "(height, width, filters / groups, channels)";
@@ -359,10 +363,11 @@ py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_,
   const Activation f = activation_option(op, activation_);
   const Problem p = transposed_problem(op, x, k, o, output_padding);
   if (bias) expect_shape(op, "bias", bias, {p.channels}, "one value a filter");
-  return run_forward(op, {p.batch, p.height.input, p.width.input, p.channels}, bias, f, save,
-                     [&](const conv2d::Output& y) {
-                       conv2d::kernels().input_gradient(p, x.array.data, k.array.data, y);
-                     });
+  const float* const x_data = x.array.data();
+  const float* const kernel = k.array.data();
+  return run_forward(
+      op, {p.batch, p.height.input, p.width.input, p.channels}, bias, f, save,
+      [&](const conv2d::Output& y) { conv2d::kernels().input_gradient(p, x_data, kernel, y); });
 }
 
 py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, py::object saved_,
@@ -380,10 +385,11 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
       op, float_input(op, "dy", dy_), x.array, k.array, float_input(op, "saved", saved_),
       {p.batch, p.height.input, p.width.input, p.channels}, activation_option(op, activation_),
       p.channels, {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
-      [&](const float* dz, float* dx) {
-        kernels.correlate(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
+      [&](const float* dz, const float* kernel, float* dx) {
+        kernels.correlate(p, dz, kernel, {nullptr, {}, nullptr, dx});
       },
-      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
+      [&](const float* x_data, const conv2d::OutputGradient& g,
+          const conv2d::KernelGradients& out) {
         // x takes the place of dz here, and dz that of x.
         const std::int64_t size = p.batch * p.height.input * p.width.input * p.channels;
         const bool linear = g.activation.kind == activation::Kind::linear;
@@ -391,8 +397,7 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
         float* const own = out.dz != nullptr ? out.dz : scratch.get();
         if (!linear) activation::kernels().backward_fused(g.activation, size, g.dy, g.saved, own);
         const float* const dz = linear ? g.dy : own;
-        kernels.kernel_gradient(p, dz, {{}, x.array.data, nullptr},
-                                {out.dkernel, nullptr, nullptr});
+        kernels.kernel_gradient(p, dz, {{}, x_data, nullptr}, {out.dkernel, nullptr, nullptr});
         if (out.dbias != nullptr) {
           kernels.bias_gradient(dz, size / p.channels, p.channels, out.dbias);
         }

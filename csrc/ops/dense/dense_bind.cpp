@@ -50,8 +50,8 @@ py::tuple dense_forward(py::object x_, py::object kernel_, py::object bias_, py:
   const DenseShapes s = check_dense(x, kernel, bias);
   py::array_t<float> y = new_float_array("dense", s.y);
   py::object saved = y;
-  dense::Forward p{s.rows,    s.inputs, s.units, x.data,          kernel.data,
-                   bias.data, f,        nullptr, y.mutable_data()};
+  dense::Forward p{s.rows,      s.inputs, s.units, x.data(),        kernel.data(),
+                   bias.data(), f,        nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
     py::array_t<float> z = new_float_array("dense", s.y);
     p.pre_activation = z.mutable_data();
@@ -79,14 +79,16 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
   const GradientOutputs g =
       gradient_outputs("dense", {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
                        dy, x, kernel, saved, s.units);
-  dense::Backward p{s.rows,      s.inputs,  s.units,        dy.data,     x.data,
-                    kernel.data, g.dx.data, g.dkernel.data, g.dbias.data};
+  dense::Backward p{s.rows,        s.inputs,  s.units,        dy.data(),   x.data(),
+                    kernel.data(), g.dx.data, g.dkernel.data, g.dbias.data};
+  const float* const gradient = dy.data();
+  const float* const result = saved.data();
   {
     const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
     const Scratch<float> dz("dense", linear ? 0 : dy.size);
     if (!linear) {
-      activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, dz.get());
+      activation::kernels().backward_fused(f, dy.size, gradient, result, dz.get());
       p.dz = dz.get();
     }
     dense::kernels().backward(p);
@@ -184,11 +186,11 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
                   s.m,
                   s.n,
                   s.k,
-                  a.data,
+                  a.data(),
                   a_offset.data(),
                   0,
                   0,
-                  b.data,
+                  b.data(),
                   b_offset.data(),
                   0,
                   0,
@@ -239,9 +241,9 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
     const std::vector<std::int64_t>* offset;
     std::int64_t row, column;
   };
-  const Operand lhs = {a.data, &a_offset, transpose_a ? 1 : s.k, transpose_a ? s.m : 1};
-  const Operand rhs = {b.data, &b_offset, transpose_b ? 1 : s.n, transpose_b ? s.k : 1};
-  const Operand grad = {dc.data, &c_offset, s.n, 1};
+  const Operand lhs = {a.data(), &a_offset, transpose_a ? 1 : s.k, transpose_a ? s.m : 1};
+  const Operand rhs = {b.data(), &b_offset, transpose_b ? 1 : s.n, transpose_b ? s.k : 1};
+  const Operand grad = {dc.data(), &c_offset, s.n, 1};
   const auto transposed = [](Operand x) { return Operand{x.data, x.offset, x.column, x.row}; };
   const auto run = [&](std::int64_t m, std::int64_t n, std::int64_t k, const Operand& x,
                        const Operand& y, const FloatInput& like,
