@@ -43,8 +43,8 @@ inline Isa current_isa() {
 
 }  // namespace lamella
 
-// Declares `<isa>::kernels` of type `Kernels` for every set, and `kernels()`, those in use. A source
-// compiled per set names its own, `LAMELLA_ISA::kernels`: `kernels()` is shared by all sets.
+// Declares `<isa>::kernels` of type `Kernels` for every set, and `kernels()`, those in use. A
+// source compiled per set names its own, `LAMELLA_ISA::kernels`: `kernels()` is shared by all sets.
 #define LAMELLA_DECLARE_ONE_ISA(isa) \
   namespace isa {                    \
   extern const Kernels kernels;      \
