@@ -252,6 +252,18 @@ Shape result_shape(std::int64_t batch, std::int64_t height, std::int64_t width,
   return {batch, height, width, channels};
 }
 
+// compute(), without the interpreter's lock. The kernels are those of conv2d, and so their scratch
+// memory is: where there is none, the message names the op that was called.
+template <class Compute>
+void run(const char* op, const Compute& compute) {
+  const ReleaseGil release;
+  try {
+    compute();
+  } catch (const MemoryError& error) {
+    throw MemoryError(op, error.bytes);
+  }
+}
+
 // Runs one of the forward products: (y, saved) as dense_forward.
 template <class Product>
 py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias, Activation f,
@@ -264,10 +276,7 @@ py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias
     out.pre_activation = z.mutable_data();
     saved = std::move(z);
   }
-  {
-    const ReleaseGil release;
-    if (y.size() > 0) product(out);
-  }
+  if (y.size() > 0) run(op, [&] { product(out); });
   return py::make_tuple(y, save ? saved : py::none());
 }
 
@@ -284,8 +293,7 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x
   const float* const x_data = x.data();
   const float* const kernel_data = kernel.data();
   const conv2d::OutputGradient output_gradient = {f, dy.data(), saved.data()};
-  {
-    const ReleaseGil release;
+  run(op, [&] {
     const bool linear = f.kind == activation::Kind::linear;
     const bool want_x = wanted.x && g.dx.size > 0;
     const bool need_dz = !linear && (want_x || !wanted.kernel);
@@ -303,7 +311,7 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x
       }
     }
     if (want_x) dx_product(dz, kernel_data, g.dx.data);
-  }
+  });
   return g.arrays();
 }
 
