@@ -114,10 +114,15 @@ ARRAYS = {
 }
 CONVOLUTIONS = ("conv2d", "conv1d", "conv2d_transpose")
 TOO_LONG = 2**63
+# NumPy's arrays have __index__, which raises unless they hold a single integer; a lone surrogate is
+# no text in UTF-8; and a message is cut at 80 characters, not within one of them.
 NOT_COUNTS = [0, -1, 1.0, True, None, "2", b"2", {}, [], (1,) * 3, (1, 0), (1.5, 1), TOO_LONG]
+NOT_COUNTS += [np.array([2, 2]), np.array(2.0), (1, np.array([1, 2])), "\udc80", "\u20ac" * 200]
 NOT_PADDINGS = ["SAME", "full", "", -1, 1.5, True, None, (), (1,), (1, 2, 3), (1, -1), (1, (2, 3))]
 NOT_PADDINGS += [((1, 2), (3,)), ((1, 2), (3, -4)), ((0, 0),) * 3, b"same", {}, TOO_LONG]
+NOT_PADDINGS += [np.array([1, 1]), "\udc80", "valid\0", "\u20ac" * 200, np.array("same")]
 NOT_ACTIVATIONS = ["RELU", "relu ", "", "softmax", 1, True, b"relu", ["relu"], len, float("nan")]
+NOT_ACTIVATIONS += ["\udc80", "relu\0", "\u20ac" * 200, np.array([1, 2])]
 
 OPTIONS = [
     *[
@@ -129,7 +134,7 @@ OPTIONS = [
     *[
         (name, "groups", value)
         for name in CONVOLUTIONS
-        for value in (0, -1, 1.0, True, None, "1", (1,), TOO_LONG)
+        for value in (0, -1, 1.0, True, None, "1", (1,), TOO_LONG, np.array([1]), "\udc80")
     ],
     *[(name, "padding", value) for name in CONVOLUTIONS for value in NOT_PADDINGS],
     *[(name, "activation", v) for name in (*CONVOLUTIONS, "dense") for v in NOT_ACTIVATIONS],
@@ -145,9 +150,9 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "option", "value"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "option", "value"), OPTIONS, ids=ascii)
 def test_options(name, option, value):
-    if name == "conv1d" and option == "padding" and value == (1, -1):
+    if (name, option) == ("conv1d", "padding") and repr(value) == "(1, -1)":
         text = r"\(1, -1\)"
     else:
         text = "padding|" + option
@@ -156,7 +161,28 @@ def test_options(name, option, value):
     )
 
 
-@pytest.mark.parametrize("value", [np.int64(2), np.uint8(2), (2, np.int32(2)), [2, 2]], ids=str)
+class Unreadable:
+    def __repr__(self):
+        return "\udc80" * 100
+
+
+class Interrupting:
+    def __index__(self):
+        raise KeyboardInterrupt
+
+
+def test_arguments_with_code_of_their_own():
+    for name in CONVOLUTIONS:
+        for option in ("strides", "padding", "dilation", "groups", "activation"):
+            with pytest.raises(ValueError, match=rf"^{name}: .*{option}.*\\udc80.*\.\.\.$"):
+                getattr(ops, name)(*ARRAYS[name], **{option: Unreadable()})
+        with pytest.raises(KeyboardInterrupt):
+            getattr(ops, name)(*ARRAYS[name], strides=Interrupting())
+
+
+@pytest.mark.parametrize(
+    "value", [np.int64(2), np.uint8(2), (2, np.int32(2)), [2, 2], np.array(2)], ids=repr
+)
 def test_integers_of_numpy_and_lists_are_options_too(value):
     for name in ("conv2d", "conv2d_transpose"):
         for option in ("strides", "padding"):
@@ -178,6 +204,15 @@ def test_messages():
         (
             lambda: ops.conv2d(x, kernel, strides=(1, 2, 3)),
             "conv2d: strides must be an integer or two integers, got (1, 2, 3)",
+        ),
+        (
+            lambda: ops.conv2d(x, kernel, strides=np.array([2, 2])),
+            "conv2d: strides must be an integer or two integers, got array([2, 2])",
+        ),
+        (
+            lambda: ops.conv2d(x, kernel, padding="\udc80"),
+            'conv2d: padding must be "valid", "same", an integer, (height, width) or '
+            "((top, bottom), (left, right)) of integers >= 0, got '\\udc80'",
         ),
         (
             lambda: ops.conv1d(*ARRAYS["conv1d"], padding="full"),

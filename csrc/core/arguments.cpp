@@ -179,17 +179,38 @@ Output output_array(const char* op, const char* name, py::handle object, const S
   return output;
 }
 
+bool is_text(py::handle object, const char* text) {
+  return PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), text) == 0;
+}
+
 std::string repr_text(py::handle object) {
-  std::string s = py::repr(object);
-  return s.size() <= 80 ? s : s.substr(0, 77) + "...";
+  const py::str repr = py::repr(object);
+  const Py_ssize_t length = PyUnicode_GetLength(repr.ptr());
+  const auto part = py::reinterpret_steal<py::object>(
+      PyUnicode_Substring(repr.ptr(), 0, length <= 80 ? length : 77));
+  if (!part) throw py::error_already_set();
+  // A __repr__ of the caller's may hold surrogates, which UTF-8 has not.
+  const auto bytes = py::reinterpret_steal<py::bytes>(
+      PyUnicode_AsEncodedString(part.ptr(), "utf-8", "backslashreplace"));
+  if (!bytes) throw py::error_already_set();
+  return std::string(bytes) + (length <= 80 ? "" : "...");
+}
+
+py::object as_index(py::handle object) {
+  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) return {};
+  auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+    PyErr_Clear();
+  }
+  return index;
 }
 
 std::int64_t int_option(const char* op, const char* name, py::handle object) {
-  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) {
+  const py::object index = as_index(object);
+  if (!index) {
     throw ValueError(message(op, ": ", name, " must be an integer, got ", repr_text(object)));
   }
-  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!index) throw py::error_already_set();
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0) {
@@ -213,6 +234,10 @@ std::array<std::int64_t, 2> int_pair_option(const char* op, const char* name, py
           message(op, ": ", name, " must be an integer or two integers, got ", repr_text(object)));
     }
     return {int_option(op, name, sequence[0]), int_option(op, name, sequence[1])};
+  }
+  if (!as_index(object)) {
+    throw ValueError(
+        message(op, ": ", name, " must be an integer or two integers, got ", repr_text(object)));
   }
   const std::int64_t value = int_option(op, name, object);
   return {value, value};
@@ -243,9 +268,7 @@ bool bool_option(const char* op, const char* name, py::handle object) {
 }
 
 std::uint64_t seed_option(const char* op, const char* name, py::handle object) {
-  if (!PyBool_Check(object.ptr()) && PyIndex_Check(object.ptr())) {
-    const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-    if (!index) throw py::error_already_set();
+  if (const py::object index = as_index(object)) {
     const unsigned long long value = PyLong_AsUnsignedLongLong(index.ptr());
     if (!PyErr_Occurred()) return value;
     PyErr_Clear();

@@ -105,9 +105,12 @@ Output writable_array(const char* op, const char* name, py::handle object);
 // The caller's `out` array after checking its shape, or a new one where `object` is None.
 Output output_array(const char* op, const char* name, py::handle object, const Shape& shape);
 
+// The argument as a Python int; null where it is none. Arrays have __index__ too, and raise
+// TypeError there unless they hold a single integer.
+py::object as_index(py::handle object);
 std::int64_t int_option(const char* op, const char* name, py::handle object);
 std::int64_t positive_int_option(const char* op, const char* name, py::handle object);
-// An int for both, or a sequence of two.
+// An int for both, or a tuple or list of two.
 std::array<std::int64_t, 2> int_pair_option(const char* op, const char* name, py::handle object);
 std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char* name,
                                                      py::handle object);
@@ -115,6 +118,8 @@ std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char*
 double real_option(const char* op, const char* name, py::handle object);
 bool bool_option(const char* op, const char* name, py::handle object);
 std::uint64_t seed_option(const char* op, const char* name, py::handle object);
+// Whether an argument is this string of ASCII letters.
+bool is_text(py::handle object, const char* text);
 // The repr of an argument, for error messages, cut at 80 characters.
 std::string repr_text(py::handle object);
 

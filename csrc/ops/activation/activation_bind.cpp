@@ -1,7 +1,6 @@
 #include "ops/activation/activation_bind.h"
 
 #include <cmath>
-#include <string_view>
 
 #include "core/overlap.h"
 
@@ -12,7 +11,7 @@ using activation::Activation;
 using activation::Kind;
 
 struct Entry {
-  std::string_view name;
+  const char* name;
   Activation activation;
 };
 constexpr Entry entries[] = {
@@ -83,14 +82,8 @@ py::object backward(py::object kind, py::object dy_, py::object x_, py::object p
 
 Activation activation_option(const char* op, py::handle object) {
   if (object.is_none()) return {};
-  if (PyUnicode_Check(object.ptr())) {
-    Py_ssize_t length = 0;
-    const char* text = PyUnicode_AsUTF8AndSize(object.ptr(), &length);
-    if (text == nullptr) throw py::error_already_set();
-    const std::string_view name(text, static_cast<std::size_t>(length));
-    for (const Entry& entry : entries) {
-      if (entry.name == name) return entry.activation;
-    }
+  for (const Entry& entry : entries) {
+    if (is_text(object, entry.name)) return entry.activation;
   }
   std::string names;
   for (const Entry& entry : entries) names += (names.empty() ? "" : ", ") + std::string(entry.name);

@@ -1,6 +1,5 @@
 // conv2d, conv1d and conv2d_transpose: arrays in and out.
 #include <algorithm>
-#include <string_view>
 
 #include "core/window.h"
 #include "ops/activation/activation_bind.h"
@@ -16,14 +15,6 @@ using conv2d::Problem;
 struct Options {
   py::object strides, padding, dilation, groups, activation;
 };
-
-std::string_view padding_name(const py::object& padding) {
-  if (!PyUnicode_Check(padding.ptr())) return {};
-  Py_ssize_t length = 0;
-  const char* text = PyUnicode_AsUTF8AndSize(padding.ptr(), &length);
-  if (text == nullptr) throw py::error_already_set();
-  return {text, static_cast<std::size_t>(length)};
-}
 
 // (N,H,W,C) images seen as two axes more or less: conv1d works on (N,1,T,C).
 struct Image {
@@ -96,16 +87,15 @@ std::array<std::int64_t, 2> window_option(const char* op, const char* name,
 // ends, (before, after) each.
 py::object padding_1d(const char* op, const py::object& padding, std::int64_t kernel,
                       std::int64_t dilation) {
-  const std::string_view name = padding_name(padding);
   const auto row = [](py::object before, py::object after) {
     return py::make_tuple(py::make_tuple(0, 0), py::make_tuple(before, after));
   };
-  if (name == "causal") {
+  if (is_text(padding, "causal")) {
     const std::int64_t before = checked_multiply(op, "the padded input", kernel - 1, dilation);
     return row(py::int_(before), py::int_(0));
   }
   if (PyUnicode_Check(padding.ptr())) {
-    if (name == "valid" || name == "same") return padding;
+    if (is_text(padding, "valid") || is_text(padding, "same")) return padding;
     throw ValueError(message(op,
                              ": padding must be \"valid\", \"same\", \"causal\", an integer or "
                              "(before, after), got ",
