@@ -69,7 +69,8 @@ def dense(
 
     Notes
     -----
-    ``dz = dy f'``, ``dx = dz W^T``, ``dW = x^T dz``, ``db = sum of dz over rows``.
+    ``dz = dy f'``, ``dx = dz W^T``, ``dW = x^T dz``, ``db = sum of dz over rows``. With most
+    activations ``f'`` is taken from the result, which the pullback keeps (see `lamella.ops`).
 
     Examples
     --------
