@@ -1,4 +1,8 @@
-"""What dense, matmul and the convolutions refuse: before anything is computed, and in words."""
+"""What dense, matmul and the convolutions refuse: before anything is computed, and in words.
+
+What the other ops refuse stands in their own tests. Layouts are the subject of test_products.py and
+test_repeated_elements.py, empty batches and NaN of test_batches.py.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +82,14 @@ SHAPES = [
     ("conv2d_transpose", [X, (2, 3, 0, 4)], {}, "kernel must not be empty"),
     ("conv2d_transpose", [X, TRANSPOSED], {"padding": 3}, "along its height, which has 6 pos"),
     ("conv2d_transpose", [X, TRANSPOSED], {"padding": (0, 4)}, "along its width, which has 8"),
+    ("conv1d", [X1[1:], KERNEL1], {}, "x must have 3 axes (batch, time, channels), got shape (5,"),
+    ("conv1d", [X1, (0, 4, 8)], {}, "kernel must not be empty, got shape (0, 4, 8)"),
+    ("conv1d", [(2, 5, 0), KERNEL1], {}, "x must have at least one channel"),
+    ("conv1d", [X1, KERNEL1], {"groups": 3}, "groups must divide the channels and the filters"),
+    ("conv1d", [X1, KERNEL1], {"dilation": 5}, "larger than the padded input: time 6"),
+    ("conv2d_transpose", [X[1:], TRANSPOSED], {}, "x must have 4 axes"),
+    ("conv2d_transpose", [X, (0, 3, 8, 4)], {}, "kernel must not be empty, got shape (0, 3, 8, 4)"),
+    ("conv2d_transpose", [(2, 0, 6, 4), TRANSPOSED], {}, "x must not be empty along its height"),
     ("dense", [(), (1, 2)], {}, "x must have at least 1 axis (..., D), got shape ()"),
     ("dense", [(3, 4), (4,)], {}, "kernel must have 2 axes (D, U), got shape (4,)"),
     ("dense", [(3, 4), (1, 4, 2)], {}, "kernel must have 2 axes"),
@@ -284,6 +296,9 @@ OVERFLOWS = [
     ("dense", [(0, 2**58, 4), (4, 32)], {}),
     ("matmul", [(2**40, 0), (0, 2**40)], {}),
     ("matmul", [(2**40, 1, 1, 0), (2**40, 0, 1)], {}),
+    ("add", [(2**40, 1, 0), (1, 2**40, 0)], {}),
+    ("multiply", [(2**40, 1, 0), (1, 2**40, 0)], {}),
+    ("concatenate", [(2**60, 0), (2**60, 0)], {"axis": 0}),
 ]
 
 
