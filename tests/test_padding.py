@@ -37,15 +37,8 @@ WINDOWS = [
 ]
 
 
-def marked(path):
-    if "few" not in path and path != "one of each":
-        return path
-    reason = "images of few channels are framed with zeros where they are padded"
-    return pytest.param(path, marks=pytest.mark.xfail(reason=reason, strict=False))
-
-
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-@pytest.mark.parametrize("path", [marked(path) for path in PATHS])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("weight", [np.inf, -np.inf, np.nan])
 def test_weights_that_are_not_finite(weight, path, window, backend, rng):
     name, x_shape, kernel_shape, options = PATHS[path]
