@@ -111,6 +111,15 @@ print(hashlib.sha256(b"".join(y.tobytes() for y in results)).hexdigest())
     assert output_of(code, {"LAMELLA_NUM_THREADS": "2"}, runner) == output_of(here)
 
 
+@pytest.mark.skipif("avx2" not in _cpu.supported_cpu_isas(), reason="this CPU has no AVX2")
+@pytest.mark.skipif(QEMU is None, reason="no qemu-x86_64")
+@pytest.mark.parametrize("missing", ["fma", "f16c", "avx2"])
+def test_a_cpu_without_one_of_the_features_of_a_set(missing):
+    code = "from lamella import _cpu; print(_cpu.supported_cpu_isas())"
+    assert output_of(code, runner=[QEMU, "-cpu", "Haswell"]) == "['baseline', 'avx2']"
+    assert output_of(code, runner=[QEMU, "-cpu", f"Haswell,{missing}=off"]) == "['baseline']"
+
+
 # Threads
 
 

@@ -67,6 +67,20 @@ def test_operators_of_symbolic_tensors() -> None:
         layers.Add()([a, np.ones((2, 3))])
 
 
+def test_training_is_no_part_of_a_graph() -> None:
+    x = layers.Input((3,))
+    dropout = layers.Dropout(0.5, name="drop")
+    message = r"Dropout layer 'drop': training=True is not supported on symbolic tensors: .*fit"
+    with pytest.raises(ValueError, match=message):
+        dropout(x, training=True)
+    with pytest.raises(ValueError, match="training=True is not supported on symbolic tensors"):
+        layers.Add()([x, x], training=True)
+    assert dropout.nodes == []
+    # What a model's methods decide anyway; programs that freeze layers say so.
+    for training in (False, None):
+        assert dropout(x, training=training).shape == (None, 3)
+
+
 def test_output_before_any_call_is_an_attribute_error() -> None:
     assert not hasattr(layers.Dense(2), "output")
 

@@ -348,6 +348,18 @@ def test_calling_a_model_on_arrays(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(model(x, training=True), first)
 
 
+def test_training_is_no_part_of_a_model_within_a_model() -> None:
+    inner = Sequential([Dropout(0.5, input_shape=(3,))], name="inner")
+    x = Input((3,))
+    message = "model 'inner': training=True is not supported on symbolic tensors"
+    with pytest.raises(ValueError, match=message):
+        inner(x, training=True)
+    model = Model(x, inner(x, training=False))
+    data = np.ones((64, 3))
+    np.testing.assert_array_equal(model(data), data)
+    assert (model(data, training=True) != data).any()
+
+
 def test_integer_inputs() -> None:
     x = Input((2,), dtype="int32")
     model = Model(x, Flatten()(x))

@@ -384,5 +384,43 @@ def test_huge_windows_cost_no_more_than_the_image(name, backend):
     assert dx.sum() == pytest.approx(4.0)
 
 
+# A window (1, K) on a row of five: (K, options, which of the five are its first output's).
+FAR_WINDOWS = [
+    (3, {"padding": (0, 2), "strides": (1, 2**63 - 1)}, [0]),
+    (2, {"dilation": (1, 2**62 + 100), "padding": ((0, 0), (2**62 + 50, 60))}, []),
+    (2, {"dilation": (1, 2**62 - 4), "padding": ((0, 0), (2**62 - 5, 2**61))}, [1]),
+    (2**31, {"dilation": (1, 2**31), "padding": ((0, 0), (2**61, 2**61))}, [0]),
+    (2**61, {"padding": (0, 2**61 - 1)}, [0]),
+    (2**61, {"padding": (0, 2**60)}, [0, 1, 2, 3, 4]),
+]
+
+
+@pytest.mark.parametrize(("size", "options", "inside"), FAR_WINDOWS, ids=str)
+@each_windowed
+def test_offsets_far_outside_the_image(name, size, options, inside, backend):
+    # Between rows that must not be read.
+    memory = np.full((3, 64, 5, 3), np.nan, np.float32)
+    x = memory[1, 32:33].reshape(1, 1, 5, 3)
+    assert np.shares_memory(x, memory)
+    x[...] = 1 + np.arange(15).reshape(x.shape)
+    options = {"pool_size": (1, size), "strides": (1, 2**62), **options}
+    y, pullback = getattr(ops, name).vjp(x, **options)
+    (dx,) = pullback(np.full_like(y, 30))
+    first = y[0, 0, 0]
+    if inside:
+        right = (
+            x[0, 0, inside].max(axis=0) if name == "max_pool2d" else x[0, 0, inside].mean(axis=0)
+        )
+    else:
+        right = np.full(3, -np.inf if name == "max_pool2d" else 0)
+    np.testing.assert_allclose(first, right, rtol=1e-6)
+    expected = np.zeros_like(dx)
+    if name == "max_pool2d":
+        expected[0, 0, inside[-1:]] = 30
+    elif inside:
+        expected[0, 0, inside] = 30 / len(inside)
+    np.testing.assert_array_equal(dx, expected)
+
+
 def test_examples():
     assert doctest.testmod(pool2d).failed == 0

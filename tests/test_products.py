@@ -68,35 +68,31 @@ def test_nothing_is_changed_or_shared(case, backend, rng):
     op_checks.check_nothing_is_changed_or_shared(*arrays_of(case, rng))
 
 
-@each_case
+@each_case_and_matmul
 def test_pullback(case, backend, rng):
     op_checks.check_pullback(*arrays_of(case, rng))
-    name, (x, kernel, _), options = arrays_of(case, rng)
-    op_checks.check_pullback(name, [x, kernel, None], options)
+    name, (x, kernel, *bias), options = arrays_of(case, rng)
+    if bias:
+        op_checks.check_pullback(name, [x, kernel, None], options)
 
 
-def test_pullback_of_matmul(backend, rng):
-    _, (a, b), options = arrays_of("matmul", rng)
-    y, pullback = ops.matmul.vjp(a, b, **options)
-    dy = op_checks.gradient_like(y)
-    expected = pullback(dy)
-    op_checks.assert_same_bits(pullback(dy), expected)
-    assert not any(np.any(gradient) for gradient in pullback(None))
-    for needs in itertools.product((False, True), repeat=2):
-        _, some = ops.matmul.vjp(a, b, **options, needs=needs)
-        wanted = [g if need else None for g, need in zip(expected, needs, strict=True)]
-        op_checks.assert_same_bits(some(dy), wanted)
-    with pytest.raises(ValueError, match="matmul: the pullback takes no out arrays"):
-        pullback(dy, out=(None, np.zeros_like(b)))
+@pytest.mark.parametrize("shapes", [[(0, 2, 3), (3, 4)], [(2, 3), (3, 0)]], ids=str)
+def test_gradients_of_an_empty_product_are_zeros_in_the_callers_arrays(shapes, backend):
+    a, b = (np.ones(shape, np.float32) for shape in shapes)
+    y, pullback = ops.matmul.vjp(a, b)
+    into = [np.full_like(a, np.nan), np.full_like(b, np.nan)]
+    for gradient, place in zip(pullback(y, out=into), into, strict=True):
+        assert gradient is place
+        assert not np.any(place)
 
 
-@each_case
+@each_case_and_matmul
 def test_every_combination_of_gradients(case, backend, rng):
     name, arrays, options = arrays_of(case, rng)
     y, pullback = getattr(ops, name).vjp(*arrays, **options)
     dy = op_checks.gradient_like(y)
     expected = pullback(dy)
-    for needs in itertools.product((False, True), repeat=3):
+    for needs in itertools.product((False, True), repeat=len(arrays)):
         _, some = getattr(ops, name).vjp(*arrays, **options, needs=needs)
         into = [np.full_like(a, np.nan) for a in arrays]
         results = some(dy, out=into)
@@ -109,10 +105,10 @@ def test_every_combination_of_gradients(case, backend, rng):
                 assert np.isnan(place).all()
 
 
-@each_case
+@each_case_and_matmul
 def test_pullback_refuses(case, rng):
     name, arrays, options = arrays_of(case, rng)
-    x, kernel, bias = arrays
+    names = ("a", "b") if name == "matmul" else ("x", "kernel")
     y, pullback = getattr(ops, name).vjp(*arrays, **options)
     dy = op_checks.gradient_like(y)
     for wrong in ((), (dy, dy)):
@@ -125,14 +121,16 @@ def test_pullback_refuses(case, rng):
         if wrong is not None:
             with pytest.raises(TypeError, match=f"^{name}: dy must be"):
                 pullback(wrong)
-    for count in (0, 2, 4):
-        with pytest.raises(ValueError, match=f"^{name}: out must have 3 entries, got {count}"):
+    right = len(arrays)
+    for count in (0, right - 1, right + 1):
+        entries = f"must have {right} entries, got {count}"
+        with pytest.raises(ValueError, match=f"^{name}: out {entries}"):
             pullback(dy, out=[None] * count)
-        with pytest.raises(ValueError, match=f"^{name}: needs must have 3 entries, got {count}"):
+        with pytest.raises(ValueError, match=f"^{name}: needs {entries}"):
             getattr(ops, name).vjp(*arrays, **options, needs=[True] * count)
     for i, array in enumerate(arrays):
         place = rf"^{name}: out\[{i}\]"
-        into = [None, None, None]
+        into = [None] * right
 
         def refused(error, message, wrong, i=i, into=into, place=place):
             into[i] = wrong
@@ -147,15 +145,19 @@ def test_pullback_refuses(case, rng):
             odd = awkward_arrays.LAYOUTS[layout](array)
             refused(ValueError, "is written in place", odd)
         # Memory that is read while the gradients are written.
-        for source, text in ((x, "x"), (kernel, "kernel"), (dy, "dy")):
+        for source, text in zip((*arrays[:2], dy), (*names, "dy"), strict=True):
             if source.size >= array.size:
                 overlapping = source.reshape(-1)[source.size - array.size :].reshape(array.shape)
                 before = source.copy()
                 refused(ValueError, f"is written and must not overlap {text}", overlapping)
                 np.testing.assert_array_equal(source, before)
-    memory = np.zeros(kernel.size + bias.size - 1, np.float32)
-    both = (None, memory[: kernel.size].reshape(kernel.shape), memory[kernel.size - 1 :])
-    with pytest.raises(ValueError, match=rf"^{name}: out\[1\] .* must not overlap out\[2\]"):
+    first, second = arrays[-2:]
+    memory = np.zeros(first.size + second.size - 1, np.float32)
+    both = [None] * right
+    both[-2] = memory[: first.size].reshape(first.shape)
+    both[-1] = memory[first.size - 1 :].reshape(second.shape)
+    overlap = rf"out\[{right - 2}\] .* must not overlap out\[{right - 1}\]"
+    with pytest.raises(ValueError, match=f"^{name}: {overlap}"):
         pullback(dy, out=both)
     assert not np.any(memory)
 

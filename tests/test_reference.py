@@ -570,6 +570,21 @@ def test_assert_close_wants_the_same_specials_shape_and_dtype():
         assert_close(specials, specials, "conv2d", "forward")
 
 
+@pytest.mark.parametrize("op", ["relu", "conv2d", "max_pool2d", "sigmoid"])
+def test_assert_close_does_not_warn_of_infinities(op):
+    """Warnings are errors here, and a failure has to be an AssertionError."""
+    specials = np.array([np.inf, -np.inf, np.nan, 2.0, 0.0])
+    actual = specials.astype(np.float32)
+    assert_close(actual, specials, op, "forward")
+    for place, wrong in ((0, 1.0), (1, np.inf), (2, -np.inf), (3, np.inf), (3, 3e38), (4, np.nan)):
+        damaged = actual.copy()
+        damaged[place] = wrong
+        with pytest.raises(AssertionError, match=rf"1 of 5 .* the worst at \({place},\)"):
+            assert_close(damaged, specials, op, "forward")
+    with pytest.raises(AssertionError, match="a scale of inf allows everything"):
+        assert_close(actual, specials, op, "forward", scale=np.inf)
+
+
 def test_every_op_has_its_tolerances():
     for op in OPS:
         for direction in ("forward", "backward"):

@@ -229,7 +229,8 @@ def assert_close(actual, expected, op, direction, reduction=1, scale=None, dtype
     reduction : int
         The number of terms summed into one element (into the one with most).
     scale : float, optional
-        The magnitude of what was summed; default max |expected|, 1 for pointwise ops.
+        The magnitude of what was summed, finite; default the largest finite |expected|, 1 for
+        pointwise ops.
     dtype : str
         The dtype computed in, which the result has to have.
 
@@ -249,16 +250,19 @@ def assert_close(actual, expected, op, direction, reduction=1, scale=None, dtype
     if expected.size == 0:
         return
     finite = np.isfinite(expected)
+    magnitude = np.abs(expected, where=finite, out=np.zeros_like(expected))
     if scale is None:
-        scale = 1.0 if absolute else np.max(np.abs(expected), where=finite, initial=0.0)
-    allowed = np.where(finite, rtol * np.abs(expected) + atol * scale, 0.0)
+        scale = 1.0 if absolute else np.max(magnitude)
+    assert np.isfinite(scale), f"{op} {direction}: a scale of {scale} allows everything"
+    allowed = np.where(finite, rtol * magnitude + atol * scale, 0.0)
     same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.abs(actual - expected))
     error = np.where(np.isnan(error), np.inf, error)
     if np.all(error <= allowed):
         return
-    excess = np.where(error > 0, error / np.maximum(allowed, np.finfo(np.float64).tiny), 0.0)
+    with np.errstate(over="ignore"):
+        excess = np.where(error > 0, error / np.maximum(allowed, np.finfo(np.float64).tiny), 0.0)
     worst = np.unravel_index(np.argmax(excess), excess.shape)
     outside = np.count_nonzero(error > allowed)
     raise AssertionError(

@@ -22,11 +22,6 @@ bool is_readable_in_place(const py::array& array, std::size_t item) {
          reinterpret_cast<std::uintptr_t>(array.data()) % item == 0;
 }
 
-// NumPy copies into aligned, C-contiguous memory.
-py::array contiguous_copy(const py::array& array) {
-  return py::array(array.attr("copy")("C"));
-}
-
 [[noreturn]] void wrong_dtype(const char* op, const char* name, const py::array& array,
                               const char* wanted) {
   throw TypeError(message(op, ": ", name, " must be ", wanted, ", got an array of ",
@@ -39,28 +34,12 @@ bool is_native(const py::dtype& dtype) {
 }
 
 template <class T>
-Input<T> view(py::array array) {
-  if (!is_readable_in_place(array, alignof(T))) array = contiguous_copy(array);
-  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
-  Input<T> input;
-  // An empty array may have a null pointer, which here means "absent".
-  static const T nothing{};
-  input.data = static_cast<const T*>(array.data());
-  if (input.data == nullptr) input.data = &nothing;
-  input.ndim = static_cast<int>(array.ndim());
-  input.shape = reinterpret_cast<const std::int64_t*>(array.shape());
-  input.size = static_cast<std::int64_t>(array.size());
-  input.owner = std::move(array);
-  return input;
-}
-
-template <class T>
-py::array_t<T> new_array(const char* op, const Shape& shape) {
+py::array_t<T> new_array(const char* op, const Shape& shape, const char* what = "the result") {
   std::int64_t bytes = sizeof(T);
   std::int64_t checked = sizeof(T);
   for (const std::int64_t size : shape) {
     bytes *= size;
-    checked = checked_multiply(op, "the result", checked, size == 0 ? 1 : size);
+    checked = checked_multiply(op, what, checked, size == 0 ? 1 : size);
     if (size == 0) bytes = 0;
   }
   void* block = pool_allocate(op, static_cast<std::size_t>(bytes));
@@ -80,13 +59,43 @@ std::string shape_text(const Shape& shape) {
   return shape_text(shape.data(), static_cast<int>(shape.size()));
 }
 
+template <class T>
+Input<T>::Input(const char* op, py::array array)
+    : ndim(static_cast<int>(array.ndim())),
+      shape(reinterpret_cast<const std::int64_t*>(array.shape())),
+      size(static_cast<std::int64_t>(array.size())),
+      op_(op) {
+  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
+  // An empty array may have a null pointer, which here means "not copied yet".
+  static const T nothing{};
+  if (size == 0) {
+    data_ = &nothing;
+  } else if (array.itemsize() == sizeof(T) && is_readable_in_place(array, alignof(T))) {
+    data_ = static_cast<const T*>(array.data());
+  }
+  array_ = std::move(array);
+}
+
+template <class T>
+void Input<T>::copy() const {
+  py::array_t<T> copy = new_array<T>(op_, Shape(shape, shape + ndim), "an array");
+  T* const elements = copy.mutable_data();
+  copy[py::ellipsis()] = array_;  // NumPy knows all layouts, and widens int32
+  copy_ = std::move(copy);
+  data_ = elements;
+}
+
+template class Input<float>;
+template class Input<std::uint8_t>;
+template class Input<std::int64_t>;
+
 FloatInput float_input(const char* op, const char* name, py::handle object) {
   py::array array = as_array(op, name, object);
   const py::dtype dtype = array.dtype();
   if (dtype.num() != py::dtype::num_of<float>() || !is_native(dtype)) {
     wrong_dtype(op, name, array, "float32");
   }
-  return view<float>(std::move(array));
+  return {op, std::move(array)};
 }
 
 FloatInput optional_float_input(const char* op, const char* name, py::handle object) {
@@ -96,7 +105,7 @@ FloatInput optional_float_input(const char* op, const char* name, py::handle obj
 Input<std::uint8_t> bool_input(const char* op, const char* name, py::handle object) {
   py::array array = as_array(op, name, object);
   if (array.dtype().num() != py::dtype::num_of<bool>()) wrong_dtype(op, name, array, "bool");
-  return view<std::uint8_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle object) {
@@ -104,7 +113,7 @@ Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle obje
   if (array.dtype().num() != py::dtype::num_of<std::uint8_t>()) {
     wrong_dtype(op, name, array, "uint8");
   }
-  return view<std::uint8_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 Input<std::int64_t> index_input(const char* op, const char* name, py::handle object) {
@@ -112,8 +121,7 @@ Input<std::int64_t> index_input(const char* op, const char* name, py::handle obj
   const py::dtype dtype = array.dtype();
   const bool is_int = dtype.kind() == 'i' && (dtype.itemsize() == 4 || dtype.itemsize() == 8);
   if (!is_int || !is_native(dtype)) wrong_dtype(op, name, array, "int32 or int64");
-  if (dtype.itemsize() == 4) array = py::array(array.attr("astype")("int64", "C"));
-  return view<std::int64_t>(std::move(array));
+  return {op, std::move(array)};
 }
 
 void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,
@@ -171,17 +179,38 @@ Output output_array(const char* op, const char* name, py::handle object, const S
   return output;
 }
 
+bool is_text(py::handle object, const char* text) {
+  return PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), text) == 0;
+}
+
 std::string repr_text(py::handle object) {
-  std::string s = py::repr(object);
-  return s.size() <= 80 ? s : s.substr(0, 77) + "...";
+  const py::str repr = py::repr(object);
+  const Py_ssize_t length = PyUnicode_GetLength(repr.ptr());
+  const auto part = py::reinterpret_steal<py::object>(
+      PyUnicode_Substring(repr.ptr(), 0, length <= 80 ? length : 77));
+  if (!part) throw py::error_already_set();
+  // A __repr__ of the caller's may hold surrogates, which UTF-8 has not.
+  const auto bytes = py::reinterpret_steal<py::bytes>(
+      PyUnicode_AsEncodedString(part.ptr(), "utf-8", "backslashreplace"));
+  if (!bytes) throw py::error_already_set();
+  return std::string(bytes) + (length <= 80 ? "" : "...");
+}
+
+py::object as_index(py::handle object) {
+  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) return {};
+  auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+    PyErr_Clear();
+  }
+  return index;
 }
 
 std::int64_t int_option(const char* op, const char* name, py::handle object) {
-  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) {
+  const py::object index = as_index(object);
+  if (!index) {
     throw ValueError(message(op, ": ", name, " must be an integer, got ", repr_text(object)));
   }
-  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!index) throw py::error_already_set();
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0) {
@@ -205,6 +234,10 @@ std::array<std::int64_t, 2> int_pair_option(const char* op, const char* name, py
           message(op, ": ", name, " must be an integer or two integers, got ", repr_text(object)));
     }
     return {int_option(op, name, sequence[0]), int_option(op, name, sequence[1])};
+  }
+  if (!as_index(object)) {
+    throw ValueError(
+        message(op, ": ", name, " must be an integer or two integers, got ", repr_text(object)));
   }
   const std::int64_t value = int_option(op, name, object);
   return {value, value};
@@ -235,9 +268,7 @@ bool bool_option(const char* op, const char* name, py::handle object) {
 }
 
 std::uint64_t seed_option(const char* op, const char* name, py::handle object) {
-  if (!PyBool_Check(object.ptr()) && PyIndex_Check(object.ptr())) {
-    const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-    if (!index) throw py::error_already_set();
+  if (const py::object index = as_index(object)) {
     const unsigned long long value = PyLong_AsUnsignedLongLong(index.ptr());
     if (!PyErr_Occurred()) return value;
     PyErr_Clear();

@@ -2,7 +2,8 @@
 // turned into pointers, sizes and options. Used by the *_bind.cpp files only.
 //
 // An array that is C-contiguous, aligned and in native byte order is read in place; any other
-// layout is copied. Wrong type or dtype: TypeError. Wrong value: ValueError.
+// layout is copied, once all else is checked. Wrong type or dtype: TypeError. Wrong value:
+// ValueError.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -28,17 +29,37 @@ using Shape = std::vector<std::int64_t>;
 std::string shape_text(const std::int64_t* shape, int ndim);
 std::string shape_text(const Shape& shape);
 
-// An input array, kept alive (and, if it had to be copied, owned) by this object.
+// An input array, kept alive by this object; so is its copy, if it needs one.
 template <class T>
-struct Input {
-  const T* data = nullptr;  // null when an optional argument is None
+class Input {
+ public:
+  Input() = default;
+  Input(const char* op, py::array array);
+
   int ndim = 0;
   const std::int64_t* shape = nullptr;
   std::int64_t size = 0;
-  py::object owner;
 
-  explicit operator bool() const { return data != nullptr; }
+  // False when an optional argument is None.
+  explicit operator bool() const { return static_cast<bool>(array_); }
   std::string shape_text() const { return lamella::shape_text(shape, ndim); }
+
+  // The elements in C order, null for None. The first call copies an array that cannot be read in
+  // place: whoever calls it has checked the shapes, holds the interpreter's lock, and has written
+  // nothing yet. MemoryError, naming the op and the bytes, where there is no room for the copy.
+  const T* data() const {
+    if (data_ == nullptr && array_) copy();
+    return data_;
+  }
+  bool is_read_in_place() const { return data_ != nullptr && !copy_; }
+
+ private:
+  void copy() const;
+
+  const char* op_ = nullptr;
+  py::object array_;
+  mutable py::object copy_;
+  mutable const T* data_ = nullptr;
 };
 
 using FloatInput = Input<float>;
@@ -84,9 +105,12 @@ Output writable_array(const char* op, const char* name, py::handle object);
 // The caller's `out` array after checking its shape, or a new one where `object` is None.
 Output output_array(const char* op, const char* name, py::handle object, const Shape& shape);
 
+// The argument as a Python int; null where it is none. Arrays have __index__ too, and raise
+// TypeError there unless they hold a single integer.
+py::object as_index(py::handle object);
 std::int64_t int_option(const char* op, const char* name, py::handle object);
 std::int64_t positive_int_option(const char* op, const char* name, py::handle object);
-// An int for both, or a sequence of two.
+// An int for both, or a tuple or list of two.
 std::array<std::int64_t, 2> int_pair_option(const char* op, const char* name, py::handle object);
 std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char* name,
                                                      py::handle object);
@@ -94,6 +118,8 @@ std::array<std::int64_t, 2> positive_int_pair_option(const char* op, const char*
 double real_option(const char* op, const char* name, py::handle object);
 bool bool_option(const char* op, const char* name, py::handle object);
 std::uint64_t seed_option(const char* op, const char* name, py::handle object);
+// Whether an argument is this string of ASCII letters.
+bool is_text(py::handle object, const char* text);
 // The repr of an argument, for error messages, cut at 80 characters.
 std::string repr_text(py::handle object);
 

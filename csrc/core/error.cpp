@@ -2,7 +2,13 @@
 
 #include <cstdio>
 
-namespace lamella::detail {
+namespace lamella {
+
+MemoryError::MemoryError(const char* op, std::size_t bytes_)
+    : std::runtime_error(message(op, ": out of memory, could not allocate ", bytes_, " bytes")),
+      bytes(bytes_) {}
+
+namespace detail {
 
 std::string text(double v) {
   char buffer[32];
@@ -10,4 +16,5 @@ std::string text(double v) {
   return buffer;
 }
 
-}  // namespace lamella::detail
+}  // namespace detail
+}  // namespace lamella

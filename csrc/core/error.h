@@ -1,6 +1,7 @@
 // The exceptions of the C++ side; module_cpu.cpp translates each to the Python type of its name.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -17,7 +18,8 @@ struct IndexError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 struct MemoryError : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  MemoryError(const char* op, std::size_t bytes);
+  std::size_t bytes;
 };
 
 namespace detail {

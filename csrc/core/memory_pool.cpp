@@ -88,10 +88,7 @@ Pool& pool() {
 }  // namespace
 
 void* pool_allocate(const char* op, std::size_t bytes) {
-  const auto out_of_memory = [&] {
-    return MemoryError(message(op, ": out of memory, could not allocate ", bytes, " bytes"));
-  };
-  if (bytes > physical_memory()) throw out_of_memory();
+  if (bytes > physical_memory()) throw MemoryError(op, bytes);
   const SizeClass wanted = size_class(bytes);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
@@ -108,7 +105,7 @@ void* pool_allocate(const char* op, std::size_t bytes) {
       p.free_all();
       block = from_system(total);
     }
-    if (block == nullptr) throw out_of_memory();
+    if (block == nullptr) throw MemoryError(op, bytes);
     ++p.statistics.system_allocations;
     block->size_class = wanted.index;
     block->bytes = total;

@@ -1,7 +1,5 @@
 #include "core/window.h"
 
-#include <string_view>
-
 namespace lamella {
 namespace {
 
@@ -16,13 +14,9 @@ bool is_sequence(py::handle object) {
                            repr_text(object)));
 }
 
-bool is_size(py::handle object) {
-  return !PyBool_Check(object.ptr()) && PyIndex_Check(object.ptr());
-}
-
 // `whole` is the argument as the caller gave it, for the message.
 std::int64_t padding_size(const char* op, py::handle object, py::handle whole) {
-  if (!is_size(object)) wrong_padding(op, whole);
+  if (!as_index(object)) wrong_padding(op, whole);
   const std::int64_t size = int_option(op, "padding", object);
   if (size < 0) wrong_padding(op, whole);
   return size;
@@ -47,12 +41,8 @@ void at_least_one(const char* op, const char* axis, const char* what, std::int64
 
 Padding parse_padding(const char* op, py::handle object) {
   if (PyUnicode_Check(object.ptr())) {
-    Py_ssize_t length = 0;
-    const char* text = PyUnicode_AsUTF8AndSize(object.ptr(), &length);
-    if (text == nullptr) throw py::error_already_set();
-    const std::string_view name(text, static_cast<std::size_t>(length));
-    if (name == "valid") return {Padding::Kind::valid, {}};
-    if (name == "same") return {Padding::Kind::same, {}};
+    if (is_text(object, "valid")) return {Padding::Kind::valid, {}};
+    if (is_text(object, "same")) return {Padding::Kind::same, {}};
     wrong_padding(op, object);
   }
   if (!is_sequence(object)) {

@@ -69,7 +69,7 @@ LAMELLA_INLINE std::int64_t max_i(std::int64_t a, std::int64_t b) {
   return a > b ? a : b;
 }
 LAMELLA_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
+  return a / b + (a % b > 0);
 }
 
 }  // namespace lamella::LAMELLA_ISA

@@ -232,7 +232,15 @@ def global_max_pool2d_backward(
 ) -> Array: ...
 def global_max_pool2d_forward(x: Array, save: bool) -> Array | tuple[Array, Array]: ...
 def matmul_backward(
-    dy: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, need_a: bool, need_b: bool
+    dy: Array,
+    a: Array,
+    b: Array,
+    transpose_a: bool,
+    transpose_b: bool,
+    need_a: bool,
+    need_b: bool,
+    a_out: Array | None,
+    b_out: Array | None,
 ) -> Gradients: ...
 def matmul_forward(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Array: ...
 def max_pool2d_backward(

@@ -1,7 +1,6 @@
 #include "ops/activation/activation_bind.h"
 
 #include <cmath>
-#include <string_view>
 
 #include "core/overlap.h"
 
@@ -12,7 +11,7 @@ using activation::Activation;
 using activation::Kind;
 
 struct Entry {
-  std::string_view name;
+  const char* name;
   Activation activation;
 };
 constexpr Entry entries[] = {
@@ -49,10 +48,11 @@ py::array_t<float> forward(py::object kind, py::object x_, py::object parameter)
   const Activation f = with_parameter(op, kind, parameter);
   const FloatInput x = float_input(op, "x", x_);
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  const float* const in = x.data();
   float* out = y.mutable_data();
   {
     const ReleaseGil released;
-    activation::kernels().forward(f, x.size, x.data, out);
+    activation::kernels().forward(f, x.size, in, out);
   }
   return y;
 }
@@ -67,11 +67,13 @@ py::object backward(py::object kind, py::object dy_, py::object x_, py::object p
   const Shape shape(x.shape, x.shape + x.ndim);
   expect_shape(op, "dy", dy, shape);
   Output dx = output_array(op, "out", out, shape);
-  expect_separate(op, "out", dx.data, dx.size, "x", x.data, x.size);
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "x", x.data(), x.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
+  const float* const gradient = dy.data();
+  const float* const in = x.data();
   {
     const ReleaseGil released;
-    activation::kernels().backward(f, x.size, dy.data, x.data, dx.data);
+    activation::kernels().backward(f, x.size, gradient, in, dx.data);
   }
   return dx.array;
 }
@@ -80,14 +82,8 @@ py::object backward(py::object kind, py::object dy_, py::object x_, py::object p
 
 Activation activation_option(const char* op, py::handle object) {
   if (object.is_none()) return {};
-  if (PyUnicode_Check(object.ptr())) {
-    Py_ssize_t length = 0;
-    const char* text = PyUnicode_AsUTF8AndSize(object.ptr(), &length);
-    if (text == nullptr) throw py::error_already_set();
-    const std::string_view name(text, static_cast<std::size_t>(length));
-    for (const Entry& entry : entries) {
-      if (entry.name == name) return entry.activation;
-    }
+  for (const Entry& entry : entries) {
+    if (is_text(object, entry.name)) return entry.activation;
   }
   std::string names;
   for (const Entry& entry : entries) names += (names.empty() ? "" : ", ") + std::string(entry.name);

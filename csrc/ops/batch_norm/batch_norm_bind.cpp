@@ -60,7 +60,8 @@ struct Arguments {
   Shape x_shape() const { return Shape(x.shape, x.shape + x.ndim); }
 
   batch_norm::Forward forward(const float* used_mean, const float* used_variance, float* y) const {
-    return {rows, channels, epsilon, x.data, gamma.data, beta.data, used_mean, used_variance, y};
+    return {rows,        channels,  epsilon,       x.data(), gamma.data(),
+            beta.data(), used_mean, used_variance, y};
   }
 };
 
@@ -75,12 +76,13 @@ py::object forward_with_own_statistics(const Arguments& a) {
   float* mean_out = mean.mutable_data();
   float* variance_out = variance.mutable_data();
   float* saved_out = saved.mutable_data();
+  const batch_norm::Forward p = a.forward(mean_out, variance_out, y_out);
   {
     const ReleaseGil release;
-    batch_norm::kernels().statistics(a.rows, a.channels, a.x.data, mean_out, variance_out);
+    batch_norm::kernels().statistics(a.rows, a.channels, p.x, mean_out, variance_out);
     std::copy_n(mean_out, a.channels, saved_out);
     std::copy_n(variance_out, a.channels, saved_out + a.channels);
-    batch_norm::kernels().forward(a.forward(mean_out, variance_out, y_out));
+    batch_norm::kernels().forward(p);
   }
   return py::make_tuple(std::move(y), std::move(mean), std::move(variance), std::move(saved));
 }
@@ -90,10 +92,10 @@ py::object forward(py::object x, py::object gamma, py::object beta, py::object m
   const Arguments a(x, gamma, beta, mean, variance, epsilon);
   if (!a.mean) return forward_with_own_statistics(a);
   py::array_t<float> y = new_float_array(op, a.x_shape());
-  float* y_out = y.mutable_data();
+  const batch_norm::Forward p = a.forward(a.mean.data(), a.variance.data(), y.mutable_data());
   {
     const ReleaseGil release;
-    batch_norm::kernels().forward(a.forward(a.mean.data, a.variance.data, y_out));
+    batch_norm::kernels().forward(p);
   }
   return y;
 }
@@ -117,7 +119,7 @@ class Gradients {
   void expect_separate_from(const char* name, const FloatInput& input) const {
     if (!input) return;
     for (const Output& output : outputs_) {
-      expect_separate(op, "out", output.data, output.size, name, input.data, input.size);
+      expect_separate(op, "out", output.data, output.size, name, input.data(), input.size);
     }
   }
 
@@ -172,13 +174,13 @@ py::object backward(py::object dy_, py::object d_mean_, py::object d_variance_, 
   p.channels = a.channels;
   p.epsilon = a.epsilon;
   p.own_statistics = static_cast<bool>(saved);
-  p.dy = dy.data;
-  p.x = a.x.data;
-  p.gamma = a.gamma.data;
-  p.mean = saved ? saved.data : a.mean.data;
-  p.variance = saved ? saved.data + a.channels : a.variance.data;
-  p.d_own_mean = d_mean.data;
-  p.d_own_variance = d_variance.data;
+  p.dy = dy.data();
+  p.x = a.x.data();
+  p.gamma = a.gamma.data();
+  p.mean = saved ? saved.data() : a.mean.data();
+  p.variance = saved ? saved.data() + a.channels : a.variance.data();
+  p.d_own_mean = d_mean.data();
+  p.d_own_variance = d_variance.data();
   p.dx = gradients.place(0, true, a.x_shape());
   p.d_gamma = gradients.place(1, static_cast<bool>(a.gamma), {a.channels});
   p.d_beta = gradients.place(2, static_cast<bool>(a.beta), {a.channels});

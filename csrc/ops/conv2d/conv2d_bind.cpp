@@ -1,6 +1,5 @@
 // conv2d, conv1d and conv2d_transpose: arrays in and out.
 #include <algorithm>
-#include <string_view>
 
 #include "core/window.h"
 #include "ops/activation/activation_bind.h"
@@ -16,14 +15,6 @@ using conv2d::Problem;
 struct Options {
   py::object strides, padding, dilation, groups, activation;
 };
-
-std::string_view padding_name(const py::object& padding) {
-  if (!PyUnicode_Check(padding.ptr())) return {};
-  Py_ssize_t length = 0;
-  const char* text = PyUnicode_AsUTF8AndSize(padding.ptr(), &length);
-  if (text == nullptr) throw py::error_already_set();
-  return {text, static_cast<std::size_t>(length)};
-}
 
 // (N,H,W,C) images seen as two axes more or less: conv1d works on (N,1,T,C).
 struct Image {
@@ -96,16 +87,15 @@ std::array<std::int64_t, 2> window_option(const char* op, const char* name,
 // ends, (before, after) each.
 py::object padding_1d(const char* op, const py::object& padding, std::int64_t kernel,
                       std::int64_t dilation) {
-  const std::string_view name = padding_name(padding);
   const auto row = [](py::object before, py::object after) {
     return py::make_tuple(py::make_tuple(0, 0), py::make_tuple(before, after));
   };
-  if (name == "causal") {
+  if (is_text(padding, "causal")) {
     const std::int64_t before = checked_multiply(op, "the padded input", kernel - 1, dilation);
     return row(py::int_(before), py::int_(0));
   }
   if (PyUnicode_Check(padding.ptr())) {
-    if (name == "valid" || name == "same") return padding;
+    if (is_text(padding, "valid") || is_text(padding, "same")) return padding;
     throw ValueError(message(op,
                              ": padding must be \"valid\", \"same\", \"causal\", an integer or "
                              "(before, after), got ",
@@ -252,26 +242,36 @@ Shape result_shape(std::int64_t batch, std::int64_t height, std::int64_t width,
   return {batch, height, width, channels};
 }
 
+// compute(), without the interpreter's lock. The kernels are those of conv2d, and so their scratch
+// memory is: where there is none, the message names the op that was called.
+template <class Compute>
+void run(const char* op, const Compute& compute) {
+  const ReleaseGil release;
+  try {
+    compute();
+  } catch (const MemoryError& error) {
+    throw MemoryError(op, error.bytes);
+  }
+}
+
 // Runs one of the forward products: (y, saved) as dense_forward.
 template <class Product>
 py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias, Activation f,
                       bool save, const Product& product) {
   py::array_t<float> y = new_float_array(op, shape);
   py::object saved = y;
-  conv2d::Output out{bias.data, f, nullptr, y.mutable_data()};
+  conv2d::Output out{bias.data(), f, nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
     py::array_t<float> z = new_float_array(op, shape);
     out.pre_activation = z.mutable_data();
     saved = std::move(z);
   }
-  {
-    const ReleaseGil release;
-    if (y.size() > 0) product(out);
-  }
+  if (y.size() > 0) run(op, [&] { product(out); });
   return py::make_tuple(y, save ? saved : py::none());
 }
 
-// dx(dz, data), and gradients(output_gradient, out) for dkernel and on request dbias and dz.
+// dx(dz, kernel, data), and gradients(x, output_gradient, out) for dkernel and on request dbias and
+// dz.
 template <class Dx, class Gradients>
 py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x,
                        const FloatInput& kernel, const FloatInput& saved, const Shape& y_shape,
@@ -280,25 +280,28 @@ py::tuple run_backward(const char* op, const FloatInput& dy, const FloatInput& x
   expect_shape(op, "dy", dy, y_shape);
   expect_shape(op, "saved", saved, y_shape);
   const GradientOutputs g = gradient_outputs(op, wanted, dy, x, kernel, saved, results);
-  {
-    const ReleaseGil release;
+  const float* const x_data = x.data();
+  const float* const kernel_data = kernel.data();
+  const conv2d::OutputGradient output_gradient = {f, dy.data(), saved.data()};
+  run(op, [&] {
     const bool linear = f.kind == activation::Kind::linear;
     const bool want_x = wanted.x && g.dx.size > 0;
     const bool need_dz = !linear && (want_x || !wanted.kernel);
     const Scratch<float> scratch(op, need_dz ? dy.size : 0);
-    const float* const dz = linear ? dy.data : scratch.get();
+    const float* const dz = linear ? output_gradient.dy : scratch.get();
     if (wanted.kernel) {
-      gradients({f, dy.data, saved.data}, {g.dkernel.data, g.dbias.data, scratch.get()});
+      gradients(x_data, output_gradient, {g.dkernel.data, g.dbias.data, scratch.get()});
     } else {
       if (need_dz) {
-        activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, scratch.get());
+        activation::kernels().backward_fused(f, dy.size, output_gradient.dy, output_gradient.saved,
+                                             scratch.get());
       }
       if (wanted.bias) {
         conv2d::kernels().bias_gradient(dz, dy.size / results, results, g.dbias.data);
       }
     }
-    if (want_x) dx_product(dz, g.dx.data);
-  }
+    if (want_x) dx_product(dz, kernel_data, g.dx.data);
+  });
   return g.arrays();
 }
 
@@ -314,11 +317,11 @@ py::tuple conv_forward(py::object x_, py::object kernel_, py::object bias_, py::
   const Activation f = activation_option(op, activation_);
   const Problem p = conv_problem(op, x, k, o, one_axis);
   if (bias) expect_shape(op, "bias", bias, {p.filters}, "one value a filter");
-  return run_forward(op,
-                     result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
-                     bias, f, save, [&](const conv2d::Output& y) {
-                       conv2d::kernels().correlate(p, x.array.data, k.array.data, y);
-                     });
+  const float* const x_data = x.array.data();
+  const float* const kernel = k.array.data();
+  return run_forward(
+      op, result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis), bias, f,
+      save, [&](const conv2d::Output& y) { conv2d::kernels().correlate(p, x_data, kernel, y); });
 }
 
 template <bool one_axis>
@@ -338,12 +341,11 @@ py::tuple conv_backward(py::object dy_, py::object x_, py::object kernel_, py::o
       result_shape(p.batch, p.height.output, p.width.output, p.filters, one_axis),
       activation_option(op, activation_), p.filters,
       {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
-      [&](const float* dz, float* dx) {
-        kernels.input_gradient(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
+      [&](const float* dz, const float* kernel, float* dx) {
+        kernels.input_gradient(p, dz, kernel, {nullptr, {}, nullptr, dx});
       },
-      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
-        kernels.kernel_gradient(p, x.array.data, g, out);
-      });
+      [&](const float* x_data, const conv2d::OutputGradient& g,
+          const conv2d::KernelGradients& out) { kernels.kernel_gradient(p, x_data, g, out); });
 }
 
 constexpr const char* transposed_axes = "(height, width, filters / groups, channels)";
@@ -359,10 +361,11 @@ py::tuple transpose_forward(py::object x_, py::object kernel_, py::object bias_,
   const Activation f = activation_option(op, activation_);
   const Problem p = transposed_problem(op, x, k, o, output_padding);
   if (bias) expect_shape(op, "bias", bias, {p.channels}, "one value a filter");
-  return run_forward(op, {p.batch, p.height.input, p.width.input, p.channels}, bias, f, save,
-                     [&](const conv2d::Output& y) {
-                       conv2d::kernels().input_gradient(p, x.array.data, k.array.data, y);
-                     });
+  const float* const x_data = x.array.data();
+  const float* const kernel = k.array.data();
+  return run_forward(
+      op, {p.batch, p.height.input, p.width.input, p.channels}, bias, f, save,
+      [&](const conv2d::Output& y) { conv2d::kernels().input_gradient(p, x_data, kernel, y); });
 }
 
 py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, py::object saved_,
@@ -380,10 +383,11 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
       op, float_input(op, "dy", dy_), x.array, k.array, float_input(op, "saved", saved_),
       {p.batch, p.height.input, p.width.input, p.channels}, activation_option(op, activation_),
       p.channels, {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
-      [&](const float* dz, float* dx) {
-        kernels.correlate(p, dz, k.array.data, {nullptr, {}, nullptr, dx});
+      [&](const float* dz, const float* kernel, float* dx) {
+        kernels.correlate(p, dz, kernel, {nullptr, {}, nullptr, dx});
       },
-      [&](const conv2d::OutputGradient& g, const conv2d::KernelGradients& out) {
+      [&](const float* x_data, const conv2d::OutputGradient& g,
+          const conv2d::KernelGradients& out) {
         // x takes the place of dz here, and dz that of x.
         const std::int64_t size = p.batch * p.height.input * p.width.input * p.channels;
         const bool linear = g.activation.kind == activation::Kind::linear;
@@ -391,8 +395,7 @@ py::tuple transpose_backward(py::object dy_, py::object x_, py::object kernel_, 
         float* const own = out.dz != nullptr ? out.dz : scratch.get();
         if (!linear) activation::kernels().backward_fused(g.activation, size, g.dy, g.saved, own);
         const float* const dz = linear ? g.dy : own;
-        kernels.kernel_gradient(p, dz, {{}, x.array.data, nullptr},
-                                {out.dkernel, nullptr, nullptr});
+        kernels.kernel_gradient(p, dz, {{}, x_data, nullptr}, {out.dkernel, nullptr, nullptr});
         if (out.dbias != nullptr) {
           kernels.bias_gradient(dz, size / p.channels, p.channels, out.dbias);
         }

@@ -12,14 +12,15 @@ using crossentropy::SparseLabels;
 struct Arguments {
   FloatInput y_pred;
   FloatInput class_weights;
-  Problem problem;
+  std::int64_t rows = 0;
+  std::int64_t classes = 0;
 
   Arguments(const char* op, py::handle y_pred_, py::handle from_logits, py::handle smoothing,
             py::handle class_weights_)
       : y_pred(float_input(op, "y_pred", y_pred_)),
         class_weights(optional_float_input(op, "class_weights", class_weights_)) {
     expect_ndim(op, "y_pred", y_pred, 2, "(batch, classes)");
-    const std::int64_t classes = y_pred.shape[1];
+    classes = y_pred.shape[1];
     if (classes < 1) {
       throw ValueError(
           message(op, ": y_pred must have at least one class, got shape ", y_pred.shape_text()));
@@ -31,31 +32,41 @@ struct Arguments {
     if (s < 0.0 || s > 1.0) {
       throw ValueError(message(op, ": label_smoothing must lie in [0, 1], got ", s));
     }
-    problem = {y_pred.shape[0],       classes,     bool_option(op, "from_logits", from_logits),
-               static_cast<float>(s), y_pred.data, class_weights.data};
+    rows = y_pred.shape[0];
+    smoothing_ = static_cast<float>(s);
+    from_logits_ = bool_option(op, "from_logits", from_logits);
   }
 
-  Shape loss_shape() const { return {problem.rows}; }
-  Shape prediction_shape() const { return {problem.rows, problem.classes}; }
+  // To be called once the labels are checked too.
+  Problem problem() const {
+    return {rows, classes, from_logits_, smoothing_, y_pred.data(), class_weights.data()};
+  }
+
+  Shape loss_shape() const { return {rows}; }
+  Shape prediction_shape() const { return {rows, classes}; }
 
   FloatInput soft_labels(const char* op, py::handle labels_) const {
     FloatInput labels = float_input(op, "labels", labels_);
     expect_shape(op, "labels", labels, prediction_shape(), "that of y_pred");
     return labels;
   }
+
+ private:
+  float smoothing_ = 0.0f;
+  bool from_logits_ = false;
 };
 
 struct CheckedLabels {
   Input<std::int64_t> array;
   SparseLabels labels;
 
-  CheckedLabels(const char* op, py::handle labels_, py::handle ignore_index, const Problem& p)
+  CheckedLabels(const char* op, py::handle labels_, py::handle ignore_index, const Arguments& p)
       : array(index_input(op, "labels", labels_)) {
     expect_shape(op, "labels", array, {p.rows}, "one class a row of y_pred");
     const bool ignores = !ignore_index.is_none();
-    labels = {array.data, ignores, ignores ? int_option(op, "ignore_index", ignore_index) : 0};
+    labels = {array.data(), ignores, ignores ? int_option(op, "ignore_index", ignore_index) : 0};
     for (std::int64_t row = 0; row < p.rows; ++row) {
-      const std::int64_t label = array.data[row];
+      const std::int64_t label = labels.labels[row];
       if (label >= 0 && label < p.classes) continue;
       if (ignores && label == labels.ignore_index) continue;
       throw IndexError(
@@ -68,14 +79,15 @@ template <class Compute>
 py::object new_loss(const char* op, const Arguments& arguments, const Compute& compute) {
   py::array_t<float> loss = new_float_array(op, arguments.loss_shape());
   float* out = loss.mutable_data();
+  const Problem problem = arguments.problem();
   {
     const ReleaseGil release;
-    compute(out);
+    compute(problem, out);
   }
   return loss;
 }
 
-// compute(dy, d_pred); `separate`: float labels that `out` must not overlap either.
+// compute(problem, dy, d_pred); `separate`: float labels that `out` must not overlap either.
 template <class Compute>
 py::object new_gradient(const char* op, const Arguments& arguments, const FloatInput& separate,
                         py::handle dy_, py::handle out, const Compute& compute) {
@@ -83,15 +95,17 @@ py::object new_gradient(const char* op, const Arguments& arguments, const FloatI
   expect_shape(op, "dy", dy, arguments.loss_shape());
   const Output d_pred = output_array(op, "out", out, arguments.prediction_shape());
   const auto expect_separate_from = [&](const char* name, const FloatInput& input) {
-    expect_separate(op, "out", d_pred.data, d_pred.size, name, input.data, input.size);
+    expect_separate(op, "out", d_pred.data, d_pred.size, name, input.data(), input.size);
   };
   expect_separate_from("dy", dy);
   expect_separate_from("y_pred", arguments.y_pred);
   if (arguments.class_weights) expect_separate_from("class_weights", arguments.class_weights);
   if (separate) expect_separate_from("labels", separate);
+  const float* const gradient = dy.data();
+  const Problem problem = arguments.problem();
   {
     const ReleaseGil release;
-    compute(dy.data, d_pred.data);
+    compute(problem, gradient, d_pred.data);
   }
   return d_pred.array;
 }
@@ -101,9 +115,9 @@ py::object sparse_forward(py::object y_pred, py::object labels, py::object from_
                           py::object ignore_index) {
   const char* op = "sparse_categorical_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, class_weights);
-  const CheckedLabels checked(op, labels, ignore_index, arguments.problem);
-  return new_loss(op, arguments, [&](float* loss) {
-    crossentropy::kernels().sparse_forward(arguments.problem, checked.labels, loss);
+  const CheckedLabels checked(op, labels, ignore_index, arguments);
+  return new_loss(op, arguments, [&](const Problem& p, float* loss) {
+    crossentropy::kernels().sparse_forward(p, checked.labels, loss);
   });
 }
 
@@ -113,10 +127,11 @@ py::object sparse_backward(py::object dy, py::object y_pred, py::object labels,
   const char* op = "sparse_categorical_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, class_weights);
   // Again: the caller may have changed them since the forward pass.
-  const CheckedLabels checked(op, labels, ignore_index, arguments.problem);
-  return new_gradient(op, arguments, {}, dy, out, [&](const float* gradient, float* d_pred) {
-    crossentropy::kernels().sparse_backward(arguments.problem, checked.labels, gradient, d_pred);
-  });
+  const CheckedLabels checked(op, labels, ignore_index, arguments);
+  return new_gradient(
+      op, arguments, {}, dy, out, [&](const Problem& p, const float* gradient, float* d_pred) {
+        crossentropy::kernels().sparse_backward(p, checked.labels, gradient, d_pred);
+      });
 }
 
 py::object categorical_forward(py::object y_pred, py::object labels_, py::object from_logits,
@@ -124,8 +139,9 @@ py::object categorical_forward(py::object y_pred, py::object labels_, py::object
   const char* op = "categorical_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, class_weights);
   const FloatInput labels = arguments.soft_labels(op, labels_);
-  return new_loss(op, arguments, [&](float* loss) {
-    crossentropy::kernels().categorical_forward(arguments.problem, labels.data, loss);
+  const float* const labels_data = labels.data();
+  return new_loss(op, arguments, [&](const Problem& p, float* loss) {
+    crossentropy::kernels().categorical_forward(p, labels_data, loss);
   });
 }
 
@@ -135,9 +151,11 @@ py::object categorical_backward(py::object dy, py::object y_pred, py::object lab
   const char* op = "categorical_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, class_weights);
   const FloatInput labels = arguments.soft_labels(op, labels_);
-  return new_gradient(op, arguments, labels, dy, out, [&](const float* gradient, float* d_pred) {
-    crossentropy::kernels().categorical_backward(arguments.problem, labels.data, gradient, d_pred);
-  });
+  const float* const labels_data = labels.data();
+  return new_gradient(
+      op, arguments, labels, dy, out, [&](const Problem& p, const float* gradient, float* d_pred) {
+        crossentropy::kernels().categorical_backward(p, labels_data, gradient, d_pred);
+      });
 }
 
 py::object binary_forward(py::object y_pred, py::object labels_, py::object from_logits,
@@ -145,8 +163,9 @@ py::object binary_forward(py::object y_pred, py::object labels_, py::object from
   const char* op = "binary_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, py::none());
   const FloatInput labels = arguments.soft_labels(op, labels_);
-  return new_loss(op, arguments, [&](float* loss) {
-    crossentropy::binary::kernels().forward(arguments.problem, labels.data, loss);
+  const float* const labels_data = labels.data();
+  return new_loss(op, arguments, [&](const Problem& p, float* loss) {
+    crossentropy::binary::kernels().forward(p, labels_data, loss);
   });
 }
 
@@ -155,9 +174,11 @@ py::object binary_backward(py::object dy, py::object y_pred, py::object labels_,
   const char* op = "binary_crossentropy";
   const Arguments arguments(op, y_pred, from_logits, label_smoothing, py::none());
   const FloatInput labels = arguments.soft_labels(op, labels_);
-  return new_gradient(op, arguments, labels, dy, out, [&](const float* gradient, float* d_pred) {
-    crossentropy::binary::kernels().backward(arguments.problem, labels.data, gradient, d_pred);
-  });
+  const float* const labels_data = labels.data();
+  return new_gradient(op, arguments, labels, dy, out,
+                      [&](const Problem& p, const float* gradient, float* d_pred) {
+                        crossentropy::binary::kernels().backward(p, labels_data, gradient, d_pred);
+                      });
 }
 
 }  // namespace

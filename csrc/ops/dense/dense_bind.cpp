@@ -50,8 +50,8 @@ py::tuple dense_forward(py::object x_, py::object kernel_, py::object bias_, py:
   const DenseShapes s = check_dense(x, kernel, bias);
   py::array_t<float> y = new_float_array("dense", s.y);
   py::object saved = y;
-  dense::Forward p{s.rows,    s.inputs, s.units, x.data,          kernel.data,
-                   bias.data, f,        nullptr, y.mutable_data()};
+  dense::Forward p{s.rows,      s.inputs, s.units, x.data(),        kernel.data(),
+                   bias.data(), f,        nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
     py::array_t<float> z = new_float_array("dense", s.y);
     p.pre_activation = z.mutable_data();
@@ -79,14 +79,16 @@ py::tuple dense_backward(py::object dy_, py::object x_, py::object kernel_, py::
   const GradientOutputs g =
       gradient_outputs("dense", {need_x, need_kernel, need_bias, dx_out, dkernel_out, dbias_out},
                        dy, x, kernel, saved, s.units);
-  dense::Backward p{s.rows,      s.inputs,  s.units,        dy.data,     x.data,
-                    kernel.data, g.dx.data, g.dkernel.data, g.dbias.data};
+  dense::Backward p{s.rows,        s.inputs,  s.units,        dy.data(),   x.data(),
+                    kernel.data(), g.dx.data, g.dkernel.data, g.dbias.data};
+  const float* const gradient = dy.data();
+  const float* const result = saved.data();
   {
     const ReleaseGil release;
     const bool linear = f.kind == activation::Kind::linear;
     const Scratch<float> dz("dense", linear ? 0 : dy.size);
     if (!linear) {
-      activation::kernels().backward_fused(f, dy.size, dy.data, saved.data, dz.get());
+      activation::kernels().backward_fused(f, dy.size, gradient, result, dz.get());
       p.dz = dz.get();
     }
     dense::kernels().backward(p);
@@ -184,11 +186,11 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
                   s.m,
                   s.n,
                   s.k,
-                  a.data,
+                  a.data(),
                   a_offset.data(),
                   0,
                   0,
-                  b.data,
+                  b.data(),
                   b_offset.data(),
                   0,
                   0,
@@ -206,10 +208,41 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   return c;
 }
 
+// Where matmul's gradients go: new arrays, or the caller's; null data and None where not needed.
+struct MatmulGradients {
+  Output da, db;
+
+  MatmulGradients(const std::array<bool, 2>& needs, const std::array<py::object, 2>& out,
+                  const FloatInput& dc, const FloatInput& a, const FloatInput& b) {
+    const FloatInput* const operands[2] = {&a, &b};
+    Output* const targets[2] = {&da, &db};
+    for (std::size_t i = 0; i < 2; ++i) {
+      const FloatInput& like = *operands[i];
+      Output& target = *targets[i];
+      target.array = py::none();
+      if (!needs[i]) continue;
+      target = output_array("matmul", names[i], out[i], Shape(like.shape, like.shape + like.ndim));
+      const auto separate = [&](const char* name, const FloatInput& input) {
+        expect_separate("matmul", names[i], target.data, target.size, name, input.data(),
+                        input.size);
+      };
+      separate("dy", dc);
+      separate("a", a);
+      separate("b", b);
+    }
+    expect_separate("matmul", names[0], da.data, da.size, names[1], db.data, db.size);
+  }
+
+  py::tuple arrays() const { return py::make_tuple(da.array, db.array); }
+
+  static constexpr const char* names[2] = {"out[0]", "out[1]"};
+};
+
 // da = dc b^T (or, for a transposed a, b dc^T), db = a^T dc (or dc^T a), summed over the batch axes
 // along which the operand was broadcast.
 py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::object ta,
-                          py::object tb, bool need_a, bool need_b) {
+                          py::object tb, bool need_a, bool need_b, py::object a_out,
+                          py::object b_out) {
   const FloatInput a = float_input("matmul", "a", a_);
   const FloatInput b = float_input("matmul", "b", b_);
   const FloatInput dc = float_input("matmul", "dy", dc_);
@@ -219,14 +252,11 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
   Shape shape = s.batch;
   shape.insert(shape.end(), {s.m, s.n});
   expect_shape("matmul", "dy", dc, shape);
+  const MatmulGradients g({need_a, need_b}, {a_out, b_out}, dc, a, b);
   if (dc.size == 0) {
-    const auto zeros = [](bool needed, const FloatInput& like) -> py::object {
-      if (!needed) return py::none();
-      py::array_t<float> out = new_float_array("matmul", Shape(like.shape, like.shape + like.ndim));
-      std::fill_n(out.mutable_data(), like.size, 0.0f);
-      return out;
-    };
-    return py::make_tuple(zeros(need_a, a), zeros(need_b, b));
+    std::fill_n(g.da.data, g.da.size, 0.0f);
+    std::fill_n(g.db.data, g.db.size, 0.0f);
+    return g.arrays();
   }
   const std::int64_t count = batch_count(s.batch);
   const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
@@ -239,39 +269,26 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
     const std::vector<std::int64_t>* offset;
     std::int64_t row, column;
   };
-  const Operand lhs = {a.data, &a_offset, transpose_a ? 1 : s.k, transpose_a ? s.m : 1};
-  const Operand rhs = {b.data, &b_offset, transpose_b ? 1 : s.n, transpose_b ? s.k : 1};
-  const Operand grad = {dc.data, &c_offset, s.n, 1};
+  const Operand lhs = {a.data(), &a_offset, transpose_a ? 1 : s.k, transpose_a ? s.m : 1};
+  const Operand rhs = {b.data(), &b_offset, transpose_b ? 1 : s.n, transpose_b ? s.k : 1};
+  const Operand grad = {dc.data(), &c_offset, s.n, 1};
   const auto transposed = [](Operand x) { return Operand{x.data, x.offset, x.column, x.row}; };
   const auto run = [&](std::int64_t m, std::int64_t n, std::int64_t k, const Operand& x,
-                       const Operand& y, const FloatInput& like,
-                       const std::vector<std::int64_t>& offset) -> py::object {
-    py::array_t<float> out = new_float_array("matmul", Shape(like.shape, like.shape + like.ndim));
-    const bool summed = count * m * n != like.size;
-    float* data = out.mutable_data();
-    dense::Matmul p{count,  m,
-                    n,      k,
-                    x.data, x.offset->data(),
-                    x.row,  x.column,
-                    y.data, y.offset->data(),
-                    y.row,  y.column,
-                    data,   offset.data(),
-                    summed};
-    const ReleaseGil release;
-    if (summed) std::fill(data, data + like.size, 0.0f);
-    dense::kernels().matmul(p);
-    return out;
+                       const Operand& y, const Output& out,
+                       const std::vector<std::int64_t>& offset) {
+    const bool summed = count * m * n != out.size;
+    if (summed) std::fill_n(out.data, out.size, 0.0f);
+    dense::kernels().matmul({count, m, n, k, x.data, x.offset->data(), x.row, x.column, y.data,
+                             y.offset->data(), y.row, y.column, out.data, offset.data(), summed});
   };
-  py::object da = py::none(), db = py::none();
-  if (need_a) {
-    da = transpose_a ? run(s.k, s.m, s.n, rhs, transposed(grad), a, a_offset)
-                     : run(s.m, s.k, s.n, grad, transposed(rhs), a, a_offset);
+  {
+    const ReleaseGil release;
+    if (need_a && transpose_a) run(s.k, s.m, s.n, rhs, transposed(grad), g.da, a_offset);
+    if (need_a && !transpose_a) run(s.m, s.k, s.n, grad, transposed(rhs), g.da, a_offset);
+    if (need_b && transpose_b) run(s.n, s.k, s.m, transposed(grad), lhs, g.db, b_offset);
+    if (need_b && !transpose_b) run(s.k, s.n, s.m, transposed(lhs), grad, g.db, b_offset);
   }
-  if (need_b) {
-    db = transpose_b ? run(s.n, s.k, s.m, transposed(grad), lhs, b, b_offset)
-                     : run(s.k, s.n, s.m, transposed(lhs), grad, b, b_offset);
-  }
-  return py::make_tuple(da, db);
+  return g.arrays();
 }
 
 }  // namespace
@@ -285,7 +302,8 @@ void bind_dense(py::module_& module) {
   module.def("matmul_forward", &matmul_forward, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
              py::arg("transpose_b"));
   module.def("matmul_backward", &matmul_backward, py::arg("dy"), py::arg("a"), py::arg("b"),
-             py::arg("transpose_a"), py::arg("transpose_b"), py::arg("need_a"), py::arg("need_b"));
+             py::arg("transpose_a"), py::arg("transpose_b"), py::arg("need_a"), py::arg("need_b"),
+             py::arg("a_out"), py::arg("b_out"));
 }
 
 }  // namespace lamella

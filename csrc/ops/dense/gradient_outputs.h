@@ -38,10 +38,10 @@ inline GradientOutputs gradient_outputs(const char* op, const WantedGradients& w
     }
   };
   const auto read_only = [&](const char* name, const Output& output) {
-    separate(name, output, "dy", dy.data, dy.size);
-    separate(name, output, "x", x.data, x.size);
-    separate(name, output, "kernel", kernel.data, kernel.size);
-    separate(name, output, "the result", saved.data, saved.size);
+    separate(name, output, "dy", dy.data(), dy.size);
+    separate(name, output, "x", x.data(), x.size);
+    separate(name, output, "kernel", kernel.data(), kernel.size);
+    separate(name, output, "the result", saved.data(), saved.size);
   };
   read_only("out[0]", g.dx);
   read_only("out[1]", g.dkernel);

@@ -23,10 +23,11 @@ py::array_t<float> forward(py::object x_, py::object rate, py::object seed) {
   const dropout::Mask mask = mask_options(rate, seed);
   const FloatInput x = float_input(op, "x", x_);
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  const float* const in = x.data();
   float* out = y.mutable_data();
   {
     const ReleaseGil released;
-    dropout::kernels().apply(mask, x.size, x.data, out);
+    dropout::kernels().apply(mask, x.size, in, out);
   }
   return y;
 }
@@ -37,10 +38,11 @@ py::object backward(py::object dy_, const Shape& shape, py::object rate, py::obj
   const FloatInput dy = float_input(op, "dy", dy_);
   expect_shape(op, "dy", dy, shape);
   Output dx = output_array(op, "out", out, shape);
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
+  const float* const gradient = dy.data();
   {
     const ReleaseGil released;
-    dropout::kernels().apply(mask, dy.size, dy.data, dx.data);
+    dropout::kernels().apply(mask, dy.size, gradient, dx.data);
   }
   return dx.array;
 }

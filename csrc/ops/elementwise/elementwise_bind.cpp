@@ -33,10 +33,12 @@ py::array_t<float> binary(const char* op, Operation operation, py::handle a_, py
   py::array_t<float> y = new_float_array(op, shape);
   if (y.size() == 0) return y;
   const elementwise::Broadcast plan = elementwise::plan_broadcast(shape, a_shape, b_shape);
+  const float* const left = a.data();
+  const float* const right = b.data();
   float* out = y.mutable_data();
   {
     const ReleaseGil released;
-    elementwise::kernels().binary(operation, plan, a.data, b.data, out);
+    elementwise::kernels().binary(operation, plan, left, right, out);
   }
   return y;
 }
@@ -99,7 +101,7 @@ struct Gradients {
   }
 
   void expect_apart(const char* op, std::size_t i, const char* name, const FloatInput& input) {
-    expect_separate(op, names[i], target[i].data, target[i].size, name, input.data, input.size);
+    expect_separate(op, names[i], target[i].data, target[i].size, name, input.data(), input.size);
   }
 
   py::tuple result() const {
@@ -116,11 +118,12 @@ py::tuple add_backward(py::object dy, const Shape& a_shape, const Shape& b_shape
                        const std::array<bool, 2>& needs, const std::array<py::object, 2>& out) {
   Gradients g("add", dy, a_shape, b_shape, needs, out);
   const Shape* shapes[2] = {&a_shape, &b_shape};
+  const float* const gradient = g.dy.data();
   {
     const ReleaseGil released;
     for (std::size_t i = 0; i < 2; ++i) {
       if (!needs[i]) continue;
-      operand_gradient("add", g.full, *shapes[i], g.dy.data, nullptr, {}, g.target[i].data);
+      operand_gradient("add", g.full, *shapes[i], gradient, nullptr, {}, g.target[i].data);
     }
   }
   return g.result();
@@ -138,12 +141,14 @@ py::tuple multiply_backward(py::object dy, py::object a_, py::object b_,
     g.expect_apart("multiply", i, "a", operands[0]);
     g.expect_apart("multiply", i, "b", operands[1]);
   }
+  const float* const gradient = g.dy.data();
+  const float* const factors[2] = {operands[0].data(), operands[1].data()};
   {
     const ReleaseGil released;
     for (std::size_t i = 0; i < 2; ++i) {
       if (!needs[i]) continue;
-      operand_gradient("multiply", g.full, shapes[i], g.dy.data, operands[1 - i].data,
-                       shapes[1 - i], g.target[i].data);
+      operand_gradient("multiply", g.full, shapes[i], gradient, factors[1 - i], shapes[1 - i],
+                       g.target[i].data);
     }
   }
   return g.result();
@@ -156,9 +161,10 @@ void accumulate(py::object target_, py::object source_) {
   const auto array = py::reinterpret_borrow<py::array>(target.array);
   expect_shape(op, "source", source, Shape(array.shape(), array.shape() + array.ndim()),
                "the shape of target");
-  expect_separate(op, "target", target.data, target.size, "source", source.data, source.size);
+  expect_separate(op, "target", target.data, target.size, "source", source.data(), source.size);
+  const float* const in = source.data();
   const ReleaseGil released;
-  elementwise::kernels().accumulate(source.size, source.data, target.data);
+  elementwise::kernels().accumulate(source.size, in, target.data);
 }
 
 // The arrays of a concatenation as blocks of rows: row r of the result is row r of each in turn.
@@ -214,12 +220,14 @@ py::array_t<float> concatenate(const std::vector<py::object>& arrays, py::object
   }
   const Concatenation plan = plan_concatenation(op, shapes, axis);
   py::array_t<float> y = new_float_array(op, plan.shape);
+  std::vector<const float*> sources;
+  for (const FloatInput& input : inputs) sources.push_back(input.data());
   float* out = y.mutable_data();
   const ReleaseGil released;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const std::int64_t n = plan.widths[i];
     if (inputs[i].size > 0) {
-      elementwise::kernels().copy_rows({plan.rows, n, inputs[i].data, n, out, plan.row_size});
+      elementwise::kernels().copy_rows({plan.rows, n, sources[i], n, out, plan.row_size});
     }
     out += n;
   }
@@ -237,15 +245,15 @@ py::tuple concatenate_backward(py::object dy_, const std::vector<Shape>& shapes,
     if (!needs[i]) continue;
     const std::string name = message("out[", i, "]");
     targets[i] = output_array(op, name.c_str(), out[i], shapes[i]);
-    expect_separate(op, name.c_str(), targets[i].data, targets[i].size, "dy", dy.data, dy.size);
+    expect_separate(op, name.c_str(), targets[i].data, targets[i].size, "dy", dy.data(), dy.size);
     for (std::size_t j = 0; j < i; ++j) {
       expect_separate(op, name.c_str(), targets[i].data, targets[i].size,
                       message("out[", j, "]").c_str(), targets[j].data, targets[j].size);
     }
   }
+  const float* source = dy.data();
   {
     const ReleaseGil released;
-    const float* source = dy.data;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       const std::int64_t n = plan.widths[i];
       if (targets[i].size > 0) {

@@ -36,11 +36,11 @@ class Step {
   const float* readable(const char* name, py::handle object) {
     const FloatInput input = float_input(op_, name, object);
     // A copy would be a silent slow path in every step of a training.
-    if (input.owner.ptr() != object.ptr()) {
+    if (!input.is_read_in_place()) {
       throw ValueError(message(op_, ": ", name, " must be C-contiguous and aligned"));
     }
-    add(name, input.data, object);
-    return input.data;
+    add(name, input.data(), object);
+    return input.data();
   }
 
   void add(const char* name, const float* data, py::handle object) {
@@ -171,10 +171,11 @@ void adam(py::object param, py::object grad, py::object m_, py::object v_, py::o
 double squared_norm(py::object x_) {
   constexpr const char* op = "squared_norm";
   const FloatInput x = float_input(op, "x", x_);
+  const float* const in = x.data();
   const ReleaseGil released;
   const std::int64_t blocks = (x.size + optimizer::norm_block - 1) / optimizer::norm_block;
   const Scratch<double> sums(op, blocks);
-  optimizer::kernels().squared_norm(x.size, x.data, sums.get());
+  optimizer::kernels().squared_norm(x.size, in, sums.get());
   double total = 0.0;
   for (std::int64_t i = 0; i < blocks; ++i) total += sums.get()[i];
   return total;

@@ -103,9 +103,10 @@ py::object max_forward(const char* op, const PoolGeometry& g, const Shape& y_sha
     winner = std::move(array);
   }
   if (y.size() > 0) {
+    const float* const in = x.data();
     float* out = y.mutable_data();
     const ReleaseGil release;
-    max_pool2d::kernels().forward(g, x.data, out, winner_out);
+    max_pool2d::kernels().forward(g, in, out, winner_out);
   }
   if (!save) return y;
   return py::make_tuple(std::move(y), std::move(winner));
@@ -119,10 +120,12 @@ py::object max_backward(const char* op, const PoolGeometry& g, const Shape& y_sh
   const auto winner = byte_input(op, "winner", winner_);
   expect_shape(op, "winner", winner, winner_shape(op, g));
   const Output dx = output_array(op, "out", out, input_shape(g));
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
   if (dx.size > 0) {
+    const float* const gradient = dy.data();
+    const std::uint8_t* const winners = winner.data();
     const ReleaseGil release;
-    max_pool2d::kernels().backward(g, dy.data, winner.data, dx.data);
+    max_pool2d::kernels().backward(g, gradient, winners, dx.data);
   }
   return dx.array;
 }
@@ -170,9 +173,10 @@ py::object avg_pool2d_forward(py::object x_, py::object pool_size, py::object st
       pool_geometry(op, image_shape(op, x), {pool_size, strides, padding, dilation, ceil_mode});
   py::array_t<float> y = new_float_array(op, output_shape(g));
   if (y.size() > 0) {
+    const float* const in = x.data();
     float* out = y.mutable_data();
     const ReleaseGil release;
-    avg_pool2d::kernels().forward(g, count_pad, x.data, out);
+    avg_pool2d::kernels().forward(g, count_pad, in, out);
   }
   return y;
 }
@@ -187,10 +191,11 @@ py::object avg_pool2d_backward(py::object dy_, const py::tuple& x_shape, py::obj
   const FloatInput dy = float_input(op, "dy", dy_);
   expect_shape(op, "dy", dy, output_shape(g));
   const Output dx = output_array(op, "out", out, input_shape(g));
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
   if (dx.size > 0) {
+    const float* const gradient = dy.data();
     const ReleaseGil release;
-    avg_pool2d::kernels().backward(g, count_pad, dy.data, dx.data);
+    avg_pool2d::kernels().backward(g, count_pad, gradient, dx.data);
   }
   return dx.array;
 }
@@ -201,10 +206,11 @@ py::object global_avg_pool2d_forward(py::object x_) {
   const PoolGeometry g = global_geometry(op, image_shape(op, x));
   py::array_t<float> y = new_float_array(op, {g.batch, g.channels});
   if (y.size() > 0) {
+    const float* const in = x.data();
     float* out = y.mutable_data();
     const ReleaseGil release;
-    avg_pool2d::kernels().global_forward(g.batch, g.height.input * g.width.input, g.channels,
-                                         x.data, out);
+    avg_pool2d::kernels().global_forward(g.batch, g.height.input * g.width.input, g.channels, in,
+                                         out);
   }
   return y;
 }
@@ -215,11 +221,12 @@ py::object global_avg_pool2d_backward(py::object dy_, const py::tuple& x_shape, 
   const FloatInput dy = float_input(op, "dy", dy_);
   expect_shape(op, "dy", dy, {g.batch, g.channels});
   const Output dx = output_array(op, "out", out, input_shape(g));
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
   if (dx.size > 0) {
+    const float* const gradient = dy.data();
     const ReleaseGil release;
     avg_pool2d::kernels().global_backward(g.batch, g.height.input * g.width.input, g.channels,
-                                          dy.data, dx.data);
+                                          gradient, dx.data);
   }
   return dx.array;
 }

@@ -38,7 +38,8 @@ LAMELLA_INLINE void pool_pixel(const Taps& taps, const float* image, std::int64_
     Float sum = zero();
     for (std::int64_t kh = taps.row_begin; kh < taps.row_end; ++kh) {
       for (std::int64_t kw = taps.column_begin; kw < taps.column_end; ++kw) {
-        sum = sum + at.get(image + (origin + kh * row_step + kw * column_step));
+        sum = sum + at.get(image + (origin + (kh - taps.row_begin) * row_step +
+                                    (kw - taps.column_begin) * column_step));
       }
     }
     at.put(y, sum * set(share));
@@ -48,14 +49,14 @@ LAMELLA_INLINE void pool_pixel(const Taps& taps, const float* image, std::int64_
 void forward(const PoolGeometry& g, bool count_include_pad, const float* x, float* y) {
   const Shares share(g, count_include_pad);
   const std::int64_t channels = g.channels;
-  const std::int64_t row_step = g.height.dilation * g.width.input * channels;
-  const std::int64_t column_step = g.width.dilation * channels;
+  const std::int64_t row_step = tap_step(g.height) * g.width.input * channels;
+  const std::int64_t column_step = tap_step(g.width) * channels;
   parallel_rows(
       g.batch * g.height.output, g.width.output, window_floats(g),
       [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
         const float* image = x + row / g.height.output * g.height.input * g.width.input * channels;
         for_each_window(g, row, begin, end, [&](const auto& window) {
-          const std::int64_t origin = (window.top * g.width.input + window.left) * channels;
+          const std::int64_t origin = (window.row * g.width.input + window.column) * channels;
           pool_pixel(window.taps, image, origin, row_step, column_step, channels,
                      share(window.oh, window.ow), y + window.pixel * channels);
         });

@@ -31,15 +31,16 @@ LAMELLA_INLINE void put_winner(std::uint8_t* winner, Float number, Place at) {
   }
 }
 
-// The number of tap (kh, kw): base + kh * row + kw * column.
+// The numbers of a window's taps: that of the first one inside the image, and what a row and a
+// column further add.
 struct Numbering {
   std::int64_t base;
   std::int64_t row;
   std::int64_t column;
 };
 
-// One output pixel. image + origin is where tap (0, 0) lies, which may be outside the image;
-// row_step and column_step are the floats from one tap to the next.
+// One output pixel. image + origin is where the first tap inside lies; row_step and column_step are
+// the floats from one tap to the next.
 template <Winner kind, class Taps>
 LAMELLA_INLINE void pool_pixel(const Taps& taps, const float* image, std::int64_t origin,
                                std::int64_t row_step, std::int64_t column_step,
@@ -47,7 +48,8 @@ LAMELLA_INLINE void pool_pixel(const Taps& taps, const float* image, std::int64_
                                std::uint8_t* winner) {
   for_vectors(0, channels, [&](auto at) {
     const auto value = [&](std::int64_t kh, std::int64_t kw) {
-      return at.get(image + (origin + kh * row_step + kw * column_step));
+      return at.get(image + (origin + (kh - taps.row_begin) * row_step +
+                             (kw - taps.column_begin) * column_step));
     };
     if constexpr (kind == Winner::none) {
       Float best = value(taps.row_begin, taps.column_begin);
@@ -61,8 +63,9 @@ LAMELLA_INLINE void pool_pixel(const Taps& taps, const float* image, std::int64_
       at.put(y, best);
     } else {
       const auto number = [&](std::int64_t kh, std::int64_t kw) {
-        return from_bits(set_int(static_cast<std::int32_t>(numbering.base + kh * numbering.row +
-                                                           kw * numbering.column)));
+        return from_bits(set_int(
+            static_cast<std::int32_t>(numbering.base + (kh - taps.row_begin) * numbering.row +
+                                      (kw - taps.column_begin) * numbering.column)));
       };
       // Backwards, so that of equals and of NaNs the first one is left at the end.
       const std::int64_t last_row = taps.row_end - 1;
@@ -101,8 +104,8 @@ void forward_piece(const PoolGeometry& g, const float* x, float* y, std::uint8_t
                    std::int64_t row, std::int64_t begin, std::int64_t end) {
   const std::int64_t channels = g.channels;
   const float* image = x + row / g.height.output * g.height.input * g.width.input * channels;
-  const std::int64_t row_step = g.height.dilation * g.width.input * channels;
-  const std::int64_t column_step = g.width.dilation * channels;
+  const std::int64_t row_positions = tap_step(g.height) * g.width.input;
+  const std::int64_t column_positions = tap_step(g.width);
   for_each_window(g, row, begin, end, [&](const auto& window) {
     const auto& taps = window.taps;
     const std::int64_t out = window.pixel * channels;
@@ -111,13 +114,13 @@ void forward_piece(const PoolGeometry& g, const float* x, float* y, std::uint8_t
     if (taps.row_begin == taps.row_end || taps.column_begin == taps.column_end) {
       return empty_pixel<kind>(channels, y + out, winner_out);
     }
-    const std::int64_t position = window.top * g.width.input + window.left;
+    const std::int64_t position = window.row * g.width.input + window.column;
     const Numbering numbering =
         kind == Winner::tap
-            ? Numbering{0, g.width.kernel, 1}
-            : Numbering{position, g.height.dilation * g.width.input, g.width.dilation};
-    pool_pixel<kind>(taps, image, position * channels, row_step, column_step, channels, numbering,
-                     y + out, winner_out);
+            ? Numbering{taps.row_begin * g.width.kernel + taps.column_begin, g.width.kernel, 1}
+            : Numbering{position, row_positions, column_positions};
+    pool_pixel<kind>(taps, image, position * channels, row_positions * channels,
+                     column_positions * channels, channels, numbering, y + out, winner_out);
   });
 }
 

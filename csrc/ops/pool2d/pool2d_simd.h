@@ -49,15 +49,21 @@ struct SomeTaps {
   std::int64_t column_begin, column_end;
 };
 
-// One output pixel: the window's taps that lie inside the image, where its tap (0, 0) lies (perhaps
-// outside), and the pixel among all of y.
+// One output pixel: the window's taps that lie inside the image, where the first one of them lies,
+// and the pixel among all of y.
 template <class Taps>
 struct Window {
   Taps taps;
-  std::int64_t top, left;
+  std::int64_t row, column;  // 0 where no tap lies inside
   std::int64_t oh, ow;
   std::int64_t pixel;
 };
+
+// Positions from one tap to the next, where both lie inside: others are of no interest, and their
+// distance in the image may overflow.
+LAMELLA_INLINE std::int64_t tap_step(const WindowAxis& axis) {
+  return min_i(axis.dilation, axis.input);
+}
 
 // body(window) for the pixels [begin, end) of output row `row` of all images. The pixels whose
 // window is whole, nearly all, see AllTaps for the common sizes.
@@ -65,11 +71,16 @@ template <class Body>
 LAMELLA_INLINE void for_each_window(const PoolGeometry& g, std::int64_t row, std::int64_t begin,
                                     std::int64_t end, const Body& body) {
   const std::int64_t oh = row % g.height.output;
-  const std::int64_t top = oh * g.height.stride - g.height.pad_before;
+  const auto first = [](const WindowAxis& axis, std::int64_t output, const Interval& taps) {
+    if (taps.size() == 0) return std::int64_t{0};
+    return output * axis.stride - axis.pad_before + taps.begin * axis.dilation;
+  };
   const Interval rows = taps_inside(g.height, oh);
+  const std::int64_t first_row = first(g.height, oh, rows);
   const auto pixel = [&](std::int64_t ow, const auto& taps) {
-    const std::int64_t left = ow * g.width.stride - g.width.pad_before;
-    body(Window{taps, top, left, oh, ow, row * g.width.output + ow});
+    const Interval columns = {taps.column_begin, taps.column_end};
+    const std::int64_t first_column = first(g.width, ow, columns);
+    body(Window{taps, first_row, first_column, oh, ow, row * g.width.output + ow});
   };
   const auto clipped_pixels = [&](std::int64_t from, std::int64_t to) {
     for (std::int64_t ow = from; ow < to; ++ow) {

@@ -30,9 +30,10 @@ py::object forward(py::object x_, py::object axis_, bool logarithm) {
   const softmax::Axis axis = axis_option(op, axis_, x);
   py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   if (x.size > 0) {
+    const float* const in = x.data();
     float* out = y.mutable_data();
     const ReleaseGil release;
-    softmax::kernels().forward(axis, logarithm, x.data, out);
+    softmax::kernels().forward(axis, logarithm, in, out);
   }
   return y;
 }
@@ -46,11 +47,13 @@ py::object backward(py::object dy_, py::object y_, py::object axis_, bool logari
   const FloatInput dy = float_input(op, "dy", dy_);
   expect_shape(op, "dy", dy, shape);
   const Output dx = output_array(op, "out", out, shape);
-  expect_separate(op, "out", dx.data, dx.size, "y", y.data, y.size);
-  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data, dy.size);
+  expect_separate(op, "out", dx.data, dx.size, "y", y.data(), y.size);
+  expect_separate(op, "out", dx.data, dx.size, "dy", dy.data(), dy.size);
   if (y.size > 0) {
+    const float* const gradient = dy.data();
+    const float* const result = y.data();
     const ReleaseGil release;
-    softmax::kernels().backward(axis, logarithm, dy.data, y.data, dx.data);
+    softmax::kernels().backward(axis, logarithm, gradient, result, dx.data);
   }
   return dx.array;
 }

@@ -302,16 +302,24 @@ class Layer(Weighted):
             Arrays are converted to float32 here. A layer that leaves values as they are (Flatten,
             Dropout outside training) may return its input or a view of it.
         training : bool
+            Whether layers such as dropout behave as in training. In a graph the model's methods
+            decide: `fit` trains, `predict` does not, whatever a layer was called with.
 
         Returns
         -------
         np.ndarray or SymbolicTensor
+
+        Raises
+        ------
+        ValueError
+            The input does not fit, or `training` is True on symbolic tensors.
         """
         try:
             several = isinstance(inputs, (list, tuple))
             if isinstance(inputs, SymbolicTensor) or (
                 several and any(isinstance(x, SymbolicTensor) for x in inputs)
             ):
+                self._refuse_training(training)
                 return self._call_on_symbols(inputs)
             if several and any(isinstance(x, np.ndarray) for x in inputs):
                 x: Any = [self._convert(array) for array in inputs]
@@ -336,6 +344,16 @@ class Layer(Weighted):
         if array.dtype.kind not in "fiub":
             raise TypeError(f"expects an array of real numbers, got dtype {array.dtype}")
         return array.astype(np.float32)
+
+    def _refuse_training(self, training: bool | None) -> None:
+        # Keras 3 keeps the argument, but fit, evaluate and predict override it: there False changes
+        # nothing, and True is obeyed only where a model is called like a function.
+        if training:
+            raise self.error(
+                f"training={training!r} is not supported on symbolic tensors: a model's fit trains "
+                "and its predict does not, whatever a layer was called with. For dropout in "
+                "inference call the model on arrays with training=True"
+            )
 
     def _call_on_symbols(self, inputs: Any) -> Any:
         takes_list = isinstance(inputs, (list, tuple))

@@ -313,7 +313,7 @@ class Model(Trainer, Saved, Layer):
         inputs : array_like or SymbolicTensor, or a list or dict of them
             Arrays of a batch, converted to the inputs' dtypes.
         training : bool
-            Whether layers such as dropout behave as in training.
+            Whether layers such as dropout behave as in training; not True for symbolic tensors.
 
         Returns
         -------
@@ -324,6 +324,7 @@ class Model(Trainer, Saved, Layer):
             isinstance(inputs, (list, tuple, Mapping))
             and any(isinstance(part, SymbolicTensor) for part in parts)
         ):
+            self._refuse_training(training)
             return self._call_on_symbols(inputs)
         arrays = self._converted(inputs)
         self.reset_losses()

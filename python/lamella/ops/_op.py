@@ -40,7 +40,8 @@ def op(vjp: Callable[..., tuple[Any, Pullback]]) -> Callable[[Callable[P, R]], O
             f"Forward pass of `{function.__name__}` and its pullback: ``(y, pullback)``.\n\n"
             "``pullback(*dy, out=None)`` returns one gradient for each array argument, None for\n"
             "one that was None, is not differentiable, or is False in ``needs``. Arrays in\n"
-            "``out`` receive the gradients in place."
+            "``out`` receive the gradients in place. The pullback reads arguments, and of some\n"
+            "ops ``y``, when it is called: `lamella.ops` says of which."
         )
         result = cast("Op[P, R]", function)
         result.vjp = vjp

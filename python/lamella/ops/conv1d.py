@@ -83,7 +83,8 @@ def conv1d(
 
     Notes
     -----
-    Products run over the sequence in place: no im2col matrix is built.
+    Products run over the sequence in place: no im2col matrix is built. Taps outside it are left
+    out, as in `conv2d`.
 
     Examples
     --------

@@ -84,6 +84,10 @@ def conv2d(
     Notes
     -----
     Products run over the image in place: no im2col matrix is built.
+    Taps outside the image are left out, not multiplied by zeros: a weight of inf or NaN reaches the
+    outputs and input gradients for which its tap lies on a pixel, and no others (frameworks that
+    pad with zeros give NaN there too, as 0 * inf is). Only a `dy` of inf or NaN may meet zeros
+    outside the image, in the kernel's gradient.
     The article's formula, with a flipped kernel, is this op with the kernel flipped.
     ``groups = C`` is the depthwise convolution: filter ``c * m + k`` belongs to channel ``c``.
 

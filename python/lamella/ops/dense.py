@@ -9,7 +9,6 @@ from lamella.ops._op import (
     Array,
     Gradients,
     Pullback,
-    check_gradients,
     needed,
     op,
     outputs,
@@ -70,7 +69,8 @@ def dense(
 
     Notes
     -----
-    ``dz = dy f'``, ``dx = dz W^T``, ``dW = x^T dz``, ``db = sum of dz over rows``.
+    ``dz = dy f'``, ``dx = dz W^T``, ``dW = x^T dz``, ``db = sum of dz over rows``. With most
+    activations ``f'`` is taken from the result, which the pullback keeps (see `lamella.ops`).
 
     Examples
     --------
@@ -95,11 +95,11 @@ def _matmul_vjp(
     y = backend.matmul_forward(a, b, transpose_a, transpose_b)
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
-        check_gradients("matmul", dy, 1)
-        if out is not None:
-            raise ValueError("matmul: the pullback takes no out arrays")
         gradient = single_gradient("matmul", dy, y)
-        return backend.matmul_backward(gradient, a, b, transpose_a, transpose_b, need_a, need_b)
+        da, db = outputs("matmul", out, 2)
+        return backend.matmul_backward(
+            gradient, a, b, transpose_a, transpose_b, need_a, need_b, da, db
+        )
 
     return y, pullback
 

@@ -37,8 +37,8 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     """Normalized exponentials along one axis.
 
     ``y_i = exp(x_i - m) / sum_j exp(x_j - m)`` with ``m = max_j x_j``; backward
-    ``dx_i = y_i (dy_i - sum_j dy_j y_j)`` from the result, which the pullback keeps: changing it in
-    place changes the gradient.
+    ``dx_i = y_i (dy_i - sum_j dy_j y_j)`` from the result, which the pullback keeps (see
+    `lamella.ops`).
 
     An element -inf gives 0. A row of nothing but -inf, or with NaN or +inf, gives NaN.
 
@@ -89,8 +89,8 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """Logarithm of `softmax`, accurate where that would be 0.
 
     ``y_i = (x_i - m) - log sum_j exp(x_j - m)`` with ``m = max_j x_j``; backward
-    ``dx_i = dy_i - exp(y_i) sum_j dy_j`` from the result, which the pullback keeps: changing it in
-    place changes the gradient.
+    ``dx_i = dy_i - exp(y_i) sum_j dy_j`` from the result, which the pullback keeps (see
+    `lamella.ops`).
 
     An element -inf gives -inf. A row of nothing but -inf, or with NaN or +inf, gives NaN.
 

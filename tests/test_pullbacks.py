@@ -1,0 +1,75 @@
+"""What pullbacks keep of the caller's: the results of the ops that `lamella.ops` lists, and only
+those."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import op_checks
+import pytest
+
+from lamella import ops
+
+ACTIVATIONS = [
+    None, "linear", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu",
+    "gelu_tanh",
+]  # fmt: skip
+ACTIVATIONS_KEPT = ACTIVATIONS[2:8]
+PRODUCTS = [
+    ("dense", [(4, 5), (5, 3), (3,)]),
+    ("conv1d", [(2, 5, 2), (2, 2, 3), (3,)]),
+    ("conv2d", [(2, 5, 4, 2), (2, 3, 2, 3), (3,)]),
+    ("conv2d_transpose", [(2, 5, 4, 2), (2, 3, 3, 2), (3,)]),
+]
+IMAGE = [(2, 4, 6, 3)]
+
+# (op, shapes, options, whether the pullback reads the result)
+CASES = [
+    *[(name, [(4, 5)], {}, False) for name in ACTIVATIONS[2:-1]],
+    *[
+        (name, shapes, {"activation": activation}, activation in ACTIVATIONS_KEPT)
+        for name, shapes in PRODUCTS
+        for activation in ACTIVATIONS
+    ],
+    ("softmax", [(4, 5)], {}, True),
+    ("log_softmax", [(4, 5)], {}, True),
+    ("matmul", [(4, 5), (5, 3)], {}, False),
+    ("dropout", [(4, 5)], {"rate": 0.5, "seed": 1}, False),
+    ("add", [(4, 5), (5,)], {}, False),
+    ("multiply", [(4, 5), (5,)], {}, False),
+    ("concatenate", [(4, 5), (4, 2)], {}, False),
+    ("batch_norm", [(4, 5), (5,), (5,)], {}, False),
+    ("categorical_crossentropy", [(4, 5), (4, 5)], {"from_logits": True}, False),
+    ("binary_crossentropy", [(4, 5), (4, 5)], {"from_logits": True}, False),
+    ("max_pool2d", IMAGE, {}, False),
+    ("avg_pool2d", IMAGE, {}, False),
+    ("global_max_pool2d", IMAGE, {}, False),
+    ("global_avg_pool2d", IMAGE, {}, False),
+]
+
+
+def test_the_documentation_names_them():
+    text = re.search(r"The latter are (.*?)\. To change", ops.__doc__ or "", re.DOTALL)
+    assert text
+    assert re.findall(r"`(\w+)`", text[1]) == ["softmax", "log_softmax", "dense"]
+    assert re.findall(r'"(\w+)"', text[1]) == ACTIVATIONS_KEPT
+    for name in ("relu", "dense", "softmax"):
+        assert "`lamella.ops` says" in getattr(ops, name).vjp.__doc__
+
+
+@pytest.mark.parametrize(("name", "shapes", "options", "kept"), CASES, ids=str)
+def test_which_results_are_read_again(name, shapes, options, kept, rng):
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    y, pullback = getattr(ops, name).vjp(*arrays, **options)
+    y = op_checks.as_tuple(y)
+    dy = op_checks.gradient_like(y[0])
+    before = pullback(dy)
+    for result in y:
+        result *= -3
+        result += 1
+    after = pullback(dy)
+    if kept:
+        assert not np.array_equal(before[0], after[0])
+    else:
+        op_checks.assert_same_bits(after, before)
