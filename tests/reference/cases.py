@@ -32,8 +32,10 @@ def make_arrays(op, shapes, options, rng):
     if op in ACTIVATIONS:
         arrays[0] = distinct(rng, shapes[0]) * 4.0
     if op in (*RECURRENT, "lstm_cell"):
-        # Small enough that differences need not follow a long chain of steep gates.
-        arrays = [None if array is None else array * 0.5 for array in arrays]
+        # Kernels such that preactivations are near 1: no chain of steep gates.
+        first = 3 if op == "lstm_cell" else 1
+        terms = shapes[first][0] + shapes[first + 1][0]
+        arrays[first : first + 2] = [kernel / terms**0.5 for kernel in arrays[first : first + 2]]
     if op == "embedding":
         arrays[0] = rng.integers(0, shapes[1][0], shapes[0])
     if op.endswith("crossentropy"):

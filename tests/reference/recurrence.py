@@ -16,7 +16,7 @@ import numpy as np
 
 
 def valid_steps(x_shape, mask, lengths):
-    """(N, T) bool, True where a row takes the step: `mask`, and t < lengths."""
+    """(N, T) bool, True where a row takes step t: `mask`, and t < lengths; t counts as in x."""
     batch, steps = x_shape[:2]
     valid = np.ones((batch, steps), bool)
     if mask is not None:
