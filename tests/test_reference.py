@@ -486,6 +486,9 @@ def test_one_optimizer_step_by_hand():
 
 # --- Tolerances ----------------------------------------------------------------------------------
 
+LSTM_SHAPES = [(4, 50, 33), (33, 68), (17, 68), (68,), (4, 17), (4, 17), (17, 17)]
+LSTM_SHAPES += [(68,), (68,), (17,), (17,)]  # layer normalization
+
 # (op, shapes, options, terms of the forward sum, terms of the sums behind each gradient)
 HONEST = [
     ("dense", [(60, 257), (257, 30), (30,)], {}, 257, (30, 60, 60)),
@@ -500,6 +503,12 @@ HONEST = [
     ("log_softmax", [(50, 100)], {}, 100, (100,)),
     *((op, [(3000,)], {}, 1, (1,)) for op in ACTIVATIONS),
     ("multiply", [(50, 40), (40,)], {}, 1, (1, 50)),
+    ("simple_rnn", [(4, 50, 33), (33, 17), (17, 17), (17,), (4, 17)], {}, 50, (67, *[250] * 3, 67)),
+    ("gru", [(4, 50, 33), (33, 51), (17, 51), (2, 51), (4, 17)], {}, 50, (101, *[250] * 3, 101)),
+    ("lstm", LSTM_SHAPES, {}, 50, (118, *[250] * 3, 118, 118, *[250] * 5)),
+    ("lstm", [*LSTM_SHAPES[:6], *[None] * 5], {}, 50, (118, *[250] * 3, 118, 118, *[0] * 5)),
+    ("lstm_cell", [(30, 33), (30, 17), (30, 17), *LSTM_SHAPES[1:4]], {}, 50, (118,) * 6),
+    ("embedding", [(20, 30), (50, 7)], {}, 1, (1, 600)),
     *(
         (f"{kind}_crossentropy", [(50, 20), labels], {"from_logits": logits}, 20, (20, 1))
         for kind, labels in (("sparse_categorical", (50,)), ("binary", (50, 20)))

@@ -148,6 +148,16 @@ def centered_update(k: float) -> Bound:
     return Bound(64 * EPS, 8 * EPS)
 
 
+def recurrent(k: float) -> Bound:
+    # K = D + U terms make a preactivation. Its error passes gates of slope <= 1 into h and c, which
+    # the next step multiplies by kernels of deviation 1 / sqrt(K) (draw them so: larger ones make
+    # errors grow from step to step, and with tanh alone without end) and by f or z < 1. So errors
+    # do not pile up: measured on float32 of PyTorch, 1 to 3000 steps, K = 2 to 557, they are 0.1 to
+    # 0.5 EPS (2 + sqrt(K)) of the largest result. 4 EPS more are a gate's tanh or sigmoid.
+    # In backward K = forward terms + those of the gradient: N T for a kernel, g U for x and h0.
+    return Bound(0.0, 4 * EPS + summed(k))
+
+
 def squared_norm(k: float) -> Bound:
     # Accumulated in float64, where squares of float32 are exact: summation error only.
     return Bound(2.0**-53 * (2 + sqrt(k)), 0.0)
@@ -161,6 +171,12 @@ _FLOAT32 = {
     "conv2d": (product, product),
     "conv1d": (product, product),
     "conv2d_transpose": (product, product),
+    "simple_rnn": (recurrent, recurrent),
+    "gru": (recurrent, recurrent),
+    "lstm": (recurrent, recurrent),
+    "lstm_cell": (recurrent, recurrent),
+    # A row is a copy; in backward K is how often it was taken.
+    "embedding": (exact, copied_or_summed),
     # A maximum is a copy.
     "max_pool2d": (exact, copied_or_summed),
     "global_max_pool2d": (exact, exact),

@@ -6,7 +6,9 @@ is None or has no gradient. Where forward returns a tuple, `dy` is the tuple of 
 Arrays of any float dtype may be given; all arithmetic is float64. Arguments are taken as valid:
 refusing the invalid ones is the op's work.
 
-dropout takes `kept`, the mask, in place of `seed`. The optimizer steps are in `optimizers`.
+dropout takes `kept`, the mask, in place of `seed`; the recurrent ops take dropout and zoneout as
+arrays (`x_scale`, `h_scale`, `zoneout_h`, `zoneout_c`), which have no gradient. The optimizer steps
+are in `optimizers`.
 """
 
 from __future__ import annotations
@@ -27,10 +29,15 @@ from . import (
     dense,
     dropout,
     elementwise,
+    embedding,
     global_avg_pool2d,
     global_max_pool2d,
+    gru,
+    lstm,
+    lstm_cell,
     matmul,
     max_pool2d,
+    simple_rnn,
     softmax,
 )
 
@@ -53,10 +60,15 @@ _SINGLE_OP_FILES = {
     "conv2d_transpose": conv2d_transpose,
     "dense": dense,
     "dropout": dropout,
+    "embedding": embedding,
     "global_avg_pool2d": global_avg_pool2d,
     "global_max_pool2d": global_max_pool2d,
+    "gru": gru,
+    "lstm": lstm,
+    "lstm_cell": lstm_cell,
     "matmul": matmul,
     "max_pool2d": max_pool2d,
+    "simple_rnn": simple_rnn,
     "softmax": softmax,
 }
 _ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "softplus")

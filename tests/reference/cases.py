@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import activations
+from .recurrent_cases import RECURRENT, recurrent_cases
 
 ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "softplus")
 POOLS = ("max_pool2d", "avg_pool2d")
@@ -30,6 +31,13 @@ def make_arrays(op, shapes, options, rng):
         arrays[4] = rng.uniform(0.2, 2.0, shapes[4])
     if op in ACTIVATIONS:
         arrays[0] = distinct(rng, shapes[0]) * 4.0
+    if op in (*RECURRENT, "lstm_cell"):
+        # Kernels such that preactivations are near 1: no chain of steep gates.
+        first = 3 if op == "lstm_cell" else 1
+        terms = shapes[first][0] + shapes[first + 1][0]
+        arrays[first : first + 2] = [kernel / terms**0.5 for kernel in arrays[first : first + 2]]
+    if op == "embedding":
+        arrays[0] = rng.integers(0, shapes[1][0], shapes[0])
     if op.endswith("crossentropy"):
         if not options.get("from_logits"):
             arrays[0] = rng.uniform(0.1, 0.9, shapes[0])
@@ -150,6 +158,13 @@ def product_cases():
                 yield "matmul", [(*batch_a, *a), (*batch_b, *b)], options
 
 
+def embedding_cases():
+    """Rows used often, and rows never used."""
+    for indices in ((11,), (2, 7), (3, 1, 4), (), (0,), (2, 0)):
+        yield "embedding", [indices, (6, 3)], {}
+    yield "embedding", [(5,), (1, 4)], {}
+
+
 def normalization_cases():
     for gamma in (None, (3,)):
         for beta in (None, (3,)):
@@ -180,6 +195,8 @@ CASES = [
     *product_cases(),
     *normalization_cases(),
     *crossentropy_cases(),
+    *recurrent_cases(),
+    *embedding_cases(),
 ]
 
 

@@ -50,8 +50,40 @@ def imprecise_results():
     y = OPS["max_pool2d"].forward(x.astype(np.float32))
     yield "one ulp off", "max_pool2d", y * (1 + 2.0**-23), y, 4
     yield "one ulp off", "add", y * (1 + 2.0**-22), y, 1
+    yield from imprecise_recurrence(rng)
     g = rng.standard_normal(50)
     v = np.float64(np.float32(1) - np.float32(0.999)) * g**2
     yield "1 - beta_2 in float32", "adam_", v, (1 - 0.999) * g**2, 1
     many = rng.standard_normal(10000)
     yield "sum in float32", "squared_norm", np.float32((many**2).sum()), (many**2).sum(), 10000
+
+
+def imprecise_recurrence(rng):
+    x, h, c = rng.standard_normal((3, 40, 9)), *rng.standard_normal((2, 3, 24))
+    kernels = [rng.standard_normal((size, 96)) / np.sqrt(9 + 24) for size in (9, 24)]
+    outputs, _, _ = OPS["lstm"].forward(x, *kernels, None, h, c)
+    rounded = [rounded_to_bits(a, 10) for a in (x, *kernels)]
+    yield "TF32 operands", "lstm", OPS["lstm"].forward(*rounded, None, h, c)[0], outputs, 33
+    steps = []
+    for t in range(40):
+        h, c = OPS["lstm_cell"].forward(x[:, t], h, c, *kernels)
+        h = rounded_to_bits(h, 7)
+        steps.append(h)
+    yield "h kept in bfloat16", "lstm", np.stack(steps, axis=1), outputs, 33
+
+    new, _ = OPS["lstm_cell"].forward(x[:, 0], h, c, *kernels)
+    noise = 1.0 + 1e-5 * rng.uniform(-1, 1, new.shape)
+    yield "exp good to 1e-5", "lstm_cell", new * noise, new, 33
+    kernels = [kernel[:, :72] for kernel in kernels]
+    outputs, _ = OPS["gru"].forward(x, *kernels)
+    other, _ = OPS["gru"].forward(x, *kernels, reset_after=False)
+    yield "reset before the product", "gru", other, outputs, 33
+    kernels = [kernel[:, :24] for kernel in kernels]
+    outputs, _ = OPS["simple_rnn"].forward(x, *kernels)
+    without, _ = OPS["simple_rnn"].forward(
+        x, *kernels, x_scale=np.ones((3, 1)) * (np.arange(9) > 0)
+    )
+    yield "one dropped term", "simple_rnn", without, outputs, 33
+    table = rng.standard_normal((5, 4)).astype(np.float32)
+    rows = OPS["embedding"].forward([3, 1], table)
+    yield "one ulp off", "embedding", rows * (1 + 2.0**-23), rows, 1

@@ -8,21 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from . import crossentropy, geometry
-
-ACTIVATIONS = {
-    None: lambda x: x,
-    "linear": lambda x: x,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "elu": functional.elu,
-    "leaky_relu": lambda x: functional.leaky_relu(x, 0.2),
-    "softplus": functional.softplus,
-}
+from . import crossentropy, geometry, torch_recurrent
+from .torch_activations import ACTIVATIONS
 
 
 def channels_first(x):
@@ -163,13 +150,19 @@ OPS = {
     "add": torch.add,
     "multiply": torch.mul,
     "concatenate": lambda *arrays, axis=-1: torch.cat(arrays, dim=axis),
+    "simple_rnn": torch_recurrent.simple_rnn,
+    "gru": torch_recurrent.gru,
+    "lstm": torch_recurrent.lstm,
+    "lstm_cell": torch_recurrent.lstm_cell,
+    "embedding": functional.embedding,
 }
 
 
 def values_and_gradients(op, arrays, dy, options):
     """(outputs, gradients) as tuples of NumPy arrays, in the arrays' own dtype.
 
-    `dy` is a tuple, one array an output; a gradient is None where PyTorch computes none.
+    `dy` is a tuple, one array an output. A gradient is None where the argument is no float array,
+    and 0 where no result depends on it.
     """
     tensors = [None if a is None else torch.tensor(a) for a in arrays]
     for tensor in tensors:
@@ -177,7 +170,11 @@ def values_and_gradients(op, arrays, dy, options):
             tensor.requires_grad_(True)
     outputs = OPS[op](*tensors, **options)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    torch.autograd.backward(outputs, [torch.tensor(d) for d in dy])
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
+            tensor.grad = torch.zeros_like(tensor)
+    pairs = [(y, torch.tensor(d)) for y, d in zip(outputs, dy, strict=True) if y.requires_grad]
+    torch.autograd.backward(*zip(*pairs, strict=True))
     gradients = tuple(
         None if tensor is None or tensor.grad is None else tensor.grad.numpy() for tensor in tensors
     )
