@@ -25,6 +25,8 @@ def run_python(code, environment=(), runner=()):
         for name, value in os.environ.items()
         if name not in ("LAMELLA_CPU_ISA", "LAMELLA_NUM_THREADS", "OMP_NUM_THREADS")
     }
+    if runner:  # NumPy's OpenBLAS chooses for the emulated CPU, whatever suits this one
+        variables.pop("OPENBLAS_CORETYPE", None)
     variables |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | dict(environment)
     # An emulator needs the program itself, not a link beside a virtual environment.
     python = os.path.realpath(sys.executable) if runner else sys.executable

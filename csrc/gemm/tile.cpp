@@ -95,8 +95,10 @@ TileKernel with_rows(std::int64_t rows) {
 template <Form form>
 TileKernel with_vectors(std::int64_t rows, int vectors) {
   if (vectors == 1) return with_rows<form, 1>(rows);
-  if (vectors == 2) return with_rows<form, 2>(rows);
-  return with_rows<form, 4>(rows);
+  if constexpr (form != Form::gather) {
+    if (vectors == 4) return with_rows<form, 4>(rows);
+  }
+  return with_rows<form, 2>(rows);
 }
 
 }  // namespace

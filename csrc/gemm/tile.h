@@ -81,7 +81,7 @@ struct Tile {
 
 using TileKernel = void (*)(const Tile&);
 
-// 1 <= rows <= max_tile_rows; vectors is 1, 2 or (rows <= wide_tile_rows) 4.
+// 1 <= rows <= max_tile_rows; vectors is 1, 2 or (rows <= wide_tile_rows, but not to gather) 4.
 TileKernel tile_kernel(Form form, std::int64_t rows, int vectors);
 
 }  // namespace lamella::LAMELLA_ISA

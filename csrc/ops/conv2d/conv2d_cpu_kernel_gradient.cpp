@@ -34,6 +34,10 @@ constexpr std::int64_t large_product = 128 << 10;
 // Floats of panels made at a time, over the number of taps: dz is read in longer pieces where that
 // is much of the work, and the panels stay in L2 beside the tiles of the image.
 constexpr std::int64_t packed_floats = 64 << 10;
+// A sum that would come from memory block after block is visited once, if dz fits L2 as a whole:
+// all pixels are one block then, and the image is copied one tile of channels at a time.
+constexpr std::int64_t large_sum = 1 << 20;
+constexpr std::int64_t whole_dz_floats = 256 << 10;
 // Read ahead at most.
 constexpr std::int64_t ahead_floats = 96 << 10;
 
@@ -64,6 +68,14 @@ class KernelGradient {
     cut_ = cut_blocks(p.batch, h, w, p.channels, wanted, block_floats);
     const std::int64_t pixels = cut_.images * cut_.rows * w.output;
     panels_at_a_time_ = min_i(panels_, max_i(1, packed_floats / (p.taps() * pixels * width_ + 1)));
+    channel_tiles_at_a_time_ = channel_tiles_;
+    const std::int64_t all_pixels = p.batch * h.output * w.output;
+    if (!gather_ && p.groups == 1 && terms_ * p.filters > large_sum &&
+        all_pixels * panels_ * width_ <= whole_dz_floats) {
+      cut_ = {p.batch, h.output, 1, 1};
+      panels_at_a_time_ = panels_;
+      channel_tiles_at_a_time_ = 1;
+    }
   }
 
   void run(const conv2d::KernelGradients& out) {
@@ -87,7 +99,7 @@ class KernelGradient {
     const std::int64_t parts = slots == 1 ? 1 : min_i(tiles_, ceil_div(tasks, partial.count));
     const std::int64_t window =
         gather_ ? window_floats(cut_, h_, w_, p_.channels)
-                : channel_tiles_ * tile_floats(cut_.images, h_.span(0, cut_.rows));
+                : channel_tiles_at_a_time_ * tile_floats(cut_.images, h_.span(0, cut_.rows));
     const std::int64_t pixels = cut_.images * cut_.rows * w_.output;
     const std::int64_t packed = pack_dz_ ? panels_at_a_time_ * panel_floats(pixels) : 0;
     const std::int64_t segments = cut_.images * cut_.rows;
@@ -163,43 +175,46 @@ class KernelGradient {
     const bool prefetch_sum = !first && terms_ * p_.filters > (64 << 10);
     Window window;
     if (gather_) window = open_window(x_, h_, w_, p_.channels, block, copy);
+    const std::int64_t step_tiles = gather_ ? tiles_ : channel_tiles_at_a_time_ * p_.taps();
     for (std::int64_t group = 0; group < p_.groups; ++group) {
-      if (!gather_) {
-        window =
-            copy_tiles(block, group, tile_begin / p_.taps(), ceil_div(tile_end, p_.taps()), copy);
-      }
-      const std::int64_t step = w_.step * window.pixel;
-      const std::int64_t count =
-          fill_segments(block, window, step, pack_dz_ ? width_ : p_.filters, segments);
-      for (std::int64_t panel = 0; panel < panels_; panel += panels_at_a_time_) {
-        const std::int64_t end = min_i(panel + panels_at_a_time_, panels_);
-        const std::int64_t f = group * filters_ + panel * width_;
-        float* const sums = gives && bias_sum != nullptr ? bias_sum + f : nullptr;
-        if (pack_dz_ && !only_tile_) {
-          pack_output_gradient(
-              g_, static_cast<int>(vectors_),
-              {at + f, pixels, p_.filters, min_i(end * width_, filters_) - panel * width_, packed,
-               panel_floats(pixels), gives ? dz_ : nullptr, sums});
-        }
-        for (std::int64_t q = panel; q < end; ++q) {
-          const std::int64_t j = (q - panel) * width_;
-          Tile t = {};
-          t.a_step = step;
-          t.segments = segments;
-          t.segment_count = count;
-          t.columns = min_i(width_, filters_ - q * width_);
-          t.accumulate = !first;
-          if (only_tile_) {
-            run_only_tile(t, at + f + j, group, window, sum + f + j,
-                          sums == nullptr ? nullptr : sums + j);
-            continue;
+      for (std::int64_t begin = tile_begin, end = 0; begin < tile_end; begin = end) {
+        end = min_i(tile_end, (begin / step_tiles + 1) * step_tiles);
+        const std::int64_t copied = begin / p_.taps();
+        if (!gather_) window = copy_tiles(block, group, copied, ceil_div(end, p_.taps()), copy);
+        const std::int64_t step = w_.step * window.pixel;
+        const std::int64_t count =
+            fill_segments(block, window, step, pack_dz_ ? width_ : p_.filters, segments);
+        for (std::int64_t panel = 0; panel < panels_; panel += panels_at_a_time_) {
+          const std::int64_t panel_end = min_i(panel + panels_at_a_time_, panels_);
+          const std::int64_t f = group * filters_ + panel * width_;
+          float* const sums = gives && bias_sum != nullptr ? bias_sum + f : nullptr;
+          // With all panels at hand the first tiles have them packed.
+          if (pack_dz_ && !only_tile_ && (begin == tile_begin || panels_at_a_time_ < panels_)) {
+            pack_output_gradient(
+                g_, static_cast<int>(vectors_),
+                {at + f, pixels, p_.filters, min_i(panel_end * width_, filters_) - panel * width_,
+                 packed, panel_floats(pixels), gives ? dz_ : nullptr, sums});
           }
-          t.b = pack_dz_ ? packed + (q - panel) * panel_floats(pixels) : g_.dy + at + f + j;
-          t.b_stride = pack_dz_ ? width_ : p_.filters;
-          for (std::int64_t i = tile_begin; i < tile_end; ++i) {
-            if (prefetch_sum && i + 1 < tile_end) prefetch_rows(i + 1, sum + f + j, t.columns);
-            t.ahead = ahead.take(pixels, t.b);
-            run_tile(t, i, block, group, window, sum + f + j);
+          for (std::int64_t q = panel; q < panel_end; ++q) {
+            const std::int64_t j = (q - panel) * width_;
+            Tile t = {};
+            t.a_step = step;
+            t.segments = segments;
+            t.segment_count = count;
+            t.columns = min_i(width_, filters_ - q * width_);
+            t.accumulate = !first;
+            if (only_tile_) {
+              run_only_tile(t, at + f + j, group, window, sum + f + j,
+                            sums == nullptr ? nullptr : sums + j);
+              continue;
+            }
+            t.b = pack_dz_ ? packed + (q - panel) * panel_floats(pixels) : g_.dy + at + f + j;
+            t.b_stride = pack_dz_ ? width_ : p_.filters;
+            for (std::int64_t i = begin; i < end; ++i) {
+              if (prefetch_sum && i + 1 < end) prefetch_rows(i + 1, sum + f + j, t.columns);
+              t.ahead = ahead.take(pixels, t.b);
+              run_tile(t, i, copied, block, group, window, sum + f + j);
+            }
           }
         }
       }
@@ -244,13 +259,14 @@ class KernelGradient {
         float* const row = copy + (n * rows + i) * columns * tile_rows_;
         if (a < 0 || a >= h_.input || from >= to) {
           for (std::int64_t tile = begin; tile < end; ++tile) {
-            zero_fill(row + tile * tile_floats, columns * tile_rows_);
+            zero_fill(row + (tile - begin) * tile_floats, columns * tile_rows_);
           }
           continue;
         }
         for (std::int64_t tile = begin; tile < end; ++tile) {
-          zero_fill(row + tile * tile_floats, from * tile_rows_);
-          zero_fill(row + tile * tile_floats + to * tile_rows_, (columns - to) * tile_rows_);
+          zero_fill(row + (tile - begin) * tile_floats, from * tile_rows_);
+          zero_fill(row + (tile - begin) * tile_floats + to * tile_rows_,
+                    (columns - to) * tile_rows_);
         }
         const float* x =
             x_ + (((block.image + n) * h_.input + a) * w_.input + w_.first() + from) * p_.channels +
@@ -259,7 +275,7 @@ class KernelGradient {
         const std::int64_t whole = min_i(end, channels_ / tile_rows_);
         const std::int64_t length = tile_rows_;
         for (std::int64_t j = from; j < to; ++j, x += p_.channels) {
-          float* y = row + begin * tile_floats + j * length;
+          float* y = row + j * length;
           std::int64_t tile = begin;
           for (; tile < whole; ++tile, y += tile_floats) copy_few(x + tile * length, length, y);
           if (tile < end) copy_few(x + tile * length, channels_ - tile * length, y);
@@ -308,8 +324,9 @@ class KernelGradient {
     }
   }
 
-  void run_tile(Tile& t, std::int64_t index, const Block& block, std::int64_t group,
-                const Window& window, float* sum) const {
+  // `copied`: the channel tile that the window begins with.
+  void run_tile(Tile& t, std::int64_t index, std::int64_t copied, const Block& block,
+                std::int64_t group, const Window& window, float* sum) const {
     const float* a[max_tile_rows];
     float* c[max_tile_rows];
     const auto [term, rows] = rows_of(index);
@@ -317,7 +334,7 @@ class KernelGradient {
       gather_rows(term, rows, group, window, a);
     } else {
       a[0] = window.data +
-             index / p_.taps() * tile_floats(block.images, window.image / window.row) +
+             (index / p_.taps() - copied) * tile_floats(block.images, window.image / window.row) +
              tap_offset(index % p_.taps(), window);
     }
     for (std::int64_t r = 0; r < rows; ++r) c[r] = sum + (term + r) * p_.filters;
@@ -347,6 +364,7 @@ class KernelGradient {
   TapAxis h_, w_;
   std::int64_t channels_, filters_;  // a group
   std::int64_t terms_, tile_rows_, channel_tiles_, tiles_;
+  std::int64_t channel_tiles_at_a_time_;
   std::int64_t vectors_, width_, panels_, panels_at_a_time_;
   bool gather_, pack_dz_, only_tile_;
   Blocks cut_;
