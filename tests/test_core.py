@@ -343,6 +343,19 @@ def test_statistics_and_empty_cache():
     assert _cpu.memory_stats()["system_allocations"] == empty["system_allocations"] + 1
 
 
+def test_memory_of_sizes_no_longer_used_makes_room():
+    _cpu.empty_cache()
+    for megabytes in range(8, 48):  # more than is kept, each size once
+        ops.relu(np.zeros(megabytes << 18, np.float32))
+    x = np.zeros((60 << 18) + 5, np.float32)
+    ops.relu(x)
+    before = _cpu.memory_stats()["system_allocations"]
+    for _ in range(5):
+        ops.relu(x)
+    assert _cpu.memory_stats()["system_allocations"] == before
+    _cpu.empty_cache()
+
+
 def test_no_system_allocations_in_steady_state():
     param, m, v = np.zeros((3, 5000), np.float32)
     x = np.ones((50, 100), np.float32)

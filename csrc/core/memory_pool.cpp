@@ -63,7 +63,31 @@ Header* from_system(std::size_t bytes) {
 struct Pool {
   std::mutex mutex;
   std::vector<Header*> free_blocks[class_count];
+  std::uint64_t last_use[class_count] = {};  // of a size: the number of the call
+  std::uint64_t calls = 0;
   PoolStatistics statistics{0, 0, 0, 0};
+
+  // Frees blocks of the sizes that were not asked for longest, until `bytes` more may be kept.
+  // Without it blocks of a model that is gone would push out those of the one that is running.
+  void make_room(std::int64_t bytes) {
+    const auto room = [&] {
+      return statistics.bytes_cached + statistics.bytes_in_use + bytes <=
+             statistics.peak_bytes_in_use + always_kept;
+    };
+    while (!room() && statistics.bytes_cached > 0) {
+      std::size_t oldest = class_count;
+      for (std::size_t i = 0; i < class_count; ++i) {
+        if (free_blocks[i].empty()) continue;
+        if (oldest == class_count || last_use[i] < last_use[oldest]) oldest = i;
+      }
+      auto& blocks = free_blocks[oldest];
+      while (!room() && !blocks.empty()) {
+        statistics.bytes_cached -= static_cast<std::int64_t>(blocks.back()->bytes);
+        std::free(blocks.back());
+        blocks.pop_back();
+      }
+    }
+  }
 
   void free_all() {
     for (auto& blocks : free_blocks) {
@@ -93,6 +117,7 @@ void* pool_allocate(const char* op, std::size_t bytes) {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
   auto& blocks = p.free_blocks[wanted.index];
+  p.last_use[wanted.index] = ++p.calls;
   Header* block = nullptr;
   if (!blocks.empty()) {
     block = blocks.back();
@@ -122,19 +147,14 @@ void pool_release(void* data) noexcept {
   std::lock_guard lock(p.mutex);
   const auto bytes = static_cast<std::int64_t>(block->bytes);
   p.statistics.bytes_in_use -= bytes;
-  auto& blocks = p.free_blocks[block->size_class];
-  const bool keep = p.statistics.bytes_cached + p.statistics.bytes_in_use + bytes <=
-                    p.statistics.peak_bytes_in_use + always_kept;
+  p.make_room(bytes);
   try {
-    if (keep) {
-      blocks.push_back(block);
-      p.statistics.bytes_cached += bytes;
-      return;
-    }
+    p.free_blocks[block->size_class].push_back(block);
+    p.statistics.bytes_cached += bytes;
   } catch (const std::bad_alloc&) {
-    // No room to remember the block: it goes back to the system like one too many.
+    // No room to remember the block: it goes back to the system.
+    std::free(block);
   }
-  std::free(block);
 }
 
 void pool_trim() noexcept {

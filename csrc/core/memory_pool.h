@@ -4,7 +4,8 @@
 //
 // Sizes are rounded up to one of eight classes per power of two (at most 12.5% lost). Blocks of
 // 2 MiB and more lie on huge pages where the system has them. Free memory is kept up to the
-// highest amount that was ever in use; what exceeds that goes back to the system.
+// highest amount that was ever in use; what exceeds that goes back to the system, sizes that were
+// not asked for longest first.
 #pragma once
 
 #include <cstddef>
