@@ -33,6 +33,15 @@ inline void pause() {
 #endif
 }
 
+template <class Condition>
+void wait_until(const Condition& condition) {
+  for (int spins = 0; !condition(); ++spins) {
+    pause();
+    // More threads than CPUs: the one we wait for may need this one.
+    if (spins > spins_before_sleep) std::this_thread::yield();
+  }
+}
+
 int environment_threads(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr) return 0;
@@ -134,11 +143,25 @@ class Pool {
     if (sleepers_.load() > 0) generation_.notify_all();
     take_tasks(0);
     open_.store(false);
-    for (int spins = 0; inside_.load() != 0; ++spins) {
-      pause();
-      // More threads than CPUs: the worker we wait for may need this one.
-      if (spins > spins_before_sleep) std::this_thread::yield();
-    }
+    wait_until([this] { return inside_.load() == 0; });
+  }
+
+  void run_team(int most, TeamFunction task, void* context) {
+    parts_ = std::min(most, static_cast<int>(workers_.size()) + 1);
+    Team team(parts_);
+    team_ = &team;
+    team_task_ = task;
+    context_ = context;
+    finished_.store(1);
+    open_.store(true);
+    generation_.fetch_add(1);
+    if (sleepers_.load() > 0) generation_.notify_all();
+    task(context, team, 0);
+    // No member may be missed: the job stays open until all have been through it.
+    wait_until([this] { return finished_.load() == parts_; });
+    open_.store(false);
+    wait_until([this] { return inside_.load() == 0; });
+    team_ = nullptr;
   }
 
   // The threads of the parent do not exist in a forked child: forget them.
@@ -151,6 +174,12 @@ class Pool {
     std::atomic<std::int64_t> next{0};
     std::int64_t end = 0;
   };
+
+  void take_part(int slot) {
+    if (team_ == nullptr) return take_tasks(slot);
+    team_task_(context_, *team_, slot);
+    finished_.fetch_add(1);
+  }
 
   void take_tasks(int slot) {
     for (int i = 0; i < parts_; ++i) {
@@ -174,6 +203,9 @@ class Pool {
   int parts_ = 0;
   TaskFunction task_ = nullptr;
   void* context_ = nullptr;
+  Team* team_ = nullptr;  // null: the job is one of tasks
+  TeamFunction team_task_ = nullptr;
+  std::atomic<int> finished_{0};  // members of the team
 };
 
 thread_local bool inside_task = false;
@@ -195,7 +227,7 @@ void Pool::work(int slot) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     inside_.fetch_add(1);
-    if (open_.load() && slot < parts_) take_tasks(slot);
+    if (open_.load() && slot < parts_) take_part(slot);
     inside_.fetch_sub(1);
   }
 }
@@ -242,6 +274,33 @@ void run_parallel(std::int64_t tasks, int slots, TaskFunction task, void* contex
   inside_task = true;
   s.pool->run(tasks, slots, task, context);
   inside_task = false;
+}
+
+void run_team(int most, TeamFunction task, void* context) {
+  Shared& s = shared();
+  const int threads = s.threads.load(std::memory_order_relaxed);
+  std::unique_lock<std::mutex> lock;
+  if (most > 1 && threads > 1 && !inside_task)
+    lock = std::unique_lock(s.pool_mutex, std::try_to_lock);
+  if (!lock.owns_lock()) {
+    Team alone(1);
+    return task(context, alone, 0);
+  }
+  if (s.pool == nullptr) s.pool = new Pool(threads);
+  inside_task = true;
+  s.pool->run_team(most, task, context);
+  inside_task = false;
+}
+
+void Team::barrier() {
+  if (size_ == 1) return;
+  const int round = rounds_.load();
+  if (arrived_.fetch_add(1) + 1 == size_) {
+    arrived_.store(0);
+    rounds_.store(round + 1);
+    return;
+  }
+  wait_until([&] { return rounds_.load(std::memory_order_acquire) != round; });
 }
 
 int num_threads() {

@@ -13,6 +13,7 @@
 // that starts its own threads when it needs them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace lamella {
@@ -22,6 +23,26 @@ using TaskFunction = void (*)(void* context, std::int64_t task, int slot);
 
 // At most `slots` threads take part, so every slot lies in [0, slots).
 void run_parallel(std::int64_t tasks, int slots, TaskFunction task, void* context);
+
+// Threads that run one task at the same time and can wait for one another in it.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {}
+  int size() const { return size_; }
+  // Returns when all members have come: what they wrote before is visible after.
+  void barrier();
+
+ private:
+  const int size_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> rounds_{0};
+};
+
+// Calls task(context, team, member) once for each member in [0, team.size()), each on a thread of
+// its own. The team has at most `most` members, and only one where run_parallel would run its tasks
+// one after the other.
+using TeamFunction = void (*)(void* context, Team& team, int member);
+void run_team(int most, TeamFunction task, void* context);
 
 int num_threads();
 // Throws ValueError unless 1 <= n <= 1024.

@@ -27,6 +27,17 @@ LAMELLA_INLINE void parallel_for_slots(std::int64_t tasks, int slots, const Body
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// body(team, member) on at most `most` threads at once; see core/parallel.h.
+template <class Body>
+LAMELLA_INLINE void parallel_team(int most, const Body& body) {
+  run_team(
+      most,
+      [](void* context, Team& team, int member) {
+        (*static_cast<const Body*>(context))(team, member);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
 // Cuts [0, size) into chunks of `chunk` (the last one shorter): body(begin, end). The cut depends
 // on the problem alone, so sums over chunks are the same for any number of threads.
 template <class Body>

@@ -43,6 +43,7 @@ from lamella.ops.crossentropy import (
 from lamella.ops.dense import dense, matmul
 from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
+from lamella.ops.lstm import lstm
 from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
 from lamella.ops.pool2d import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from lamella.ops.softmax import log_softmax, softmax
@@ -68,6 +69,7 @@ __all__ = [
     "global_max_pool2d",
     "leaky_relu",
     "log_softmax",
+    "lstm",
     "matmul",
     "max_pool2d",
     "multiply",

@@ -1,0 +1,128 @@
+// The arguments that all recurrent ops have, checked; for their bindings.
+#pragma once
+
+#include <string>
+
+#include "core/arguments.h"
+#include "core/steps.h"
+
+namespace lamella {
+
+struct SequenceArguments {
+  FloatInput x, kernel, recurrent_kernel, bias, h0, x_scale, h_scale;
+  std::int64_t batch, time, inputs, units;
+
+  Shape state_shape() const { return {batch, units}; }
+  Shape output_shape() const { return {batch, time, units}; }
+};
+
+// An optional array (N, width).
+inline FloatInput optional_rows(const char* op, const char* name, py::handle object,
+                                std::int64_t batch, std::int64_t width, const char* why) {
+  FloatInput rows = optional_float_input(op, name, object);
+  if (rows) expect_shape(op, name, rows, {batch, width}, why);
+  return rows;
+}
+
+// bias_rows: 1 for a bias of (gates * units), 2 for one of (2, gates * units).
+inline SequenceArguments sequence_arguments(const char* op, std::int64_t gates,
+                                            std::int64_t bias_rows, py::handle x, py::handle kernel,
+                                            py::handle recurrent_kernel, py::handle bias,
+                                            py::handle h0, py::handle x_scale, py::handle h_scale) {
+  SequenceArguments a;
+  a.x = float_input(op, "x", x);
+  a.kernel = float_input(op, "kernel", kernel);
+  a.recurrent_kernel = float_input(op, "recurrent_kernel", recurrent_kernel);
+  a.bias = optional_float_input(op, "bias", bias);
+  expect_ndim(op, "x", a.x, 3, "(N, T, D)");
+  const std::string columns = gates == 1 ? "U" : std::to_string(gates) + "U";
+  expect_ndim(op, "kernel", a.kernel, 2, ("(D, " + columns + ")").c_str());
+  expect_ndim(op, "recurrent_kernel", a.recurrent_kernel, 2, ("(U, " + columns + ")").c_str());
+  a.batch = a.x.shape[0];
+  a.time = a.x.shape[1];
+  a.inputs = a.x.shape[2];
+  a.units = a.recurrent_kernel.shape[0];
+  if (a.time == 0 || a.inputs == 0) {
+    throw ValueError(
+        message(op, ": x must have at least one step and one feature, got ", a.x.shape_text()));
+  }
+  if (a.units == 0) {
+    throw ValueError(message(op, ": recurrent_kernel must have at least one unit, got ",
+                             a.recurrent_kernel.shape_text()));
+  }
+  const std::int64_t width = checked_multiply(op, "the gates", gates, a.units);
+  expect_shape(op, "recurrent_kernel", a.recurrent_kernel, {a.units, width},
+               (columns + " columns for U rows").c_str());
+  expect_shape(op, "kernel", a.kernel, {a.inputs, width},
+               "D rows for x (N, T, D), as many columns as recurrent_kernel");
+  if (a.bias) {
+    const Shape shape = bias_rows == 1 ? Shape{width} : Shape{bias_rows, width};
+    expect_shape(op, "bias", a.bias, shape, "one value a column of the kernels");
+  }
+  a.h0 = optional_rows(op, "h0", h0, a.batch, a.units, "one row a sequence");
+  a.x_scale = optional_rows(op, "x_scale", x_scale, a.batch, a.inputs, "one row a sequence");
+  a.h_scale = optional_rows(op, "h_scale", h_scale, a.batch, a.units, "one row a sequence");
+  // Rounding up to whole blocks of units at most doubles a width of 16 or more.
+  checked_product(op, "the gates", {a.batch + 1, a.time + 1, 2 * gates, a.units + 16});
+  checked_product(op, "the inputs", {a.batch + 1, a.time + 1, a.inputs + 64});
+  checked_product(op, "the kernels", {2 * gates, a.units + 16, a.inputs + a.units + 64});
+  return a;
+}
+
+// Which steps are valid, (N, T) bytes: `mask` where it is given, and t < lengths. None where all
+// are. The array is new: the caller may change his own before the backward pass.
+inline py::object valid_steps(const char* op, const SequenceArguments& a, py::handle mask_,
+                              py::handle lengths_) {
+  Input<std::uint8_t> mask;
+  Input<std::int64_t> lengths;
+  if (!mask_.is_none()) {
+    mask = bool_input(op, "mask", mask_);
+    expect_shape(op, "mask", mask, {a.batch, a.time}, "one value a step");
+  }
+  if (!lengths_.is_none()) {
+    lengths = index_input(op, "lengths", lengths_);
+    expect_shape(op, "lengths", lengths, {a.batch}, "one a sequence");
+    const std::int64_t* const values = lengths.data();
+    for (std::int64_t n = 0; n < a.batch; ++n) {
+      if (values[n] < 0 || values[n] > a.time) {
+        throw ValueError(message(op, ": lengths must lie in [0, ", a.time, "], got ", values[n],
+                                 " at position ", n));
+      }
+    }
+  }
+  if (!mask && !lengths) return py::none();
+  const std::uint8_t* const given = mask.data();
+  const std::int64_t* const limits = lengths.data();
+  py::array_t<std::uint8_t> valid = new_byte_array(op, {a.batch, a.time});
+  std::uint8_t* to = valid.mutable_data();
+  bool all = true;
+  for (std::int64_t n = 0; n < a.batch; ++n) {
+    for (std::int64_t t = 0; t < a.time; ++t) {
+      const std::int64_t i = n * a.time + t;
+      const bool on = (given == nullptr || given[i] != 0) && (limits == nullptr || t < limits[n]);
+      to[i] = on ? 1 : 0;
+      all = all && on;
+    }
+  }
+  if (all) return py::none();
+  return valid;
+}
+
+// From what valid_steps gave.
+inline Steps make_steps(const char* op, const SequenceArguments& a, py::handle valid,
+                        bool go_backwards) {
+  if (valid.is_none()) return Steps(op, a.batch, a.time, go_backwards);
+  const Input<std::uint8_t> bytes = byte_input(op, "valid", valid);
+  expect_shape(op, "valid", bytes, {a.batch, a.time});
+  return Steps(op, a.batch, a.time, go_backwards, bytes.data());
+}
+
+// Gradients of results: dy[i] of shape shapes[i], or None.
+inline FloatInput optional_gradient(const char* op, const char* name, py::handle object,
+                                    const Shape& shape) {
+  FloatInput gradient = optional_float_input(op, name, object);
+  if (gradient) expect_shape(op, name, gradient, shape);
+  return gradient;
+}
+
+}  // namespace lamella

@@ -1,0 +1,64 @@
+// How the threads of a recurrent op divide its work: by rows, each thread a few sequences from
+// beginning to end without waiting for anybody; or, where a step's weights are too large for every
+// thread to read them all, by units, with a barrier a step.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/steps.h"
+#include "recurrent/gate_panels.h"
+
+namespace lamella::LAMELLA_ISA {
+
+struct TeamPlan {
+  int members;
+  bool by_units;
+};
+
+inline TeamPlan plan_team(const Steps& steps, const GateLayout& l, std::int64_t terms) {
+  // Multiply-adds worth a thread, and units from which a step is worth a barrier.
+  constexpr std::int64_t thread_grain = 128 << 10;
+  constexpr std::int64_t fewest_units = 128;
+  const std::int64_t work = steps.packed_rows() * terms * l.row_floats();
+  const std::int64_t threads = max_i(1, min_i(num_threads(), work / thread_grain));
+  const bool by_units = threads > 1 && l.units >= fewest_units && l.blocks() >= threads;
+  const std::int64_t members = by_units ? threads : min_i(threads, max_i(1, steps.batch()));
+  return {static_cast<int>(members), by_units && members > 1};
+}
+
+// [begin, end) of `count` things for one of `size` members.
+struct Part {
+  std::int64_t begin, end;
+};
+LAMELLA_INLINE Part part_of(std::int64_t count, std::int64_t member, std::int64_t size) {
+  return {member * count / size, (member + 1) * count / size};
+}
+
+// A member's rows, every `stride`-th from the first, so that each has long and short sequences
+// alike; and its blocks of units.
+struct TeamShare {
+  std::int64_t first, stride;
+  Part blocks;
+
+  TeamShare(const TeamPlan& plan, const Team& team, int member, const GateLayout& l) {
+    if (plan.by_units) {
+      first = 0;
+      stride = 1;
+      // Whole panels of 64 units if there are enough of them.
+      const std::int64_t unit = l.blocks() >= 4 * team.size() ? unit_panel / unit_block : 1;
+      blocks = part_of(ceil_div(l.blocks(), unit), member, team.size());
+      blocks = {blocks.begin * unit, min_i(blocks.end * unit, l.blocks())};
+    } else {
+      first = member;
+      stride = team.size();
+      blocks = {0, l.blocks()};
+    }
+  }
+
+  // How many of rows [0, active) are its own; row(i) is one of them.
+  std::int64_t count(std::int64_t active) const {
+    return active <= first ? 0 : ceil_div(active - first, stride);
+  }
+  std::int64_t row(std::int64_t i) const { return first + i * stride; }
+};
+
+}  // namespace lamella::LAMELLA_ISA

@@ -1,0 +1,136 @@
+"""lstm over whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lamella.ops._backend import backend_of
+from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
+
+
+def _lstm_vjp(
+    x: Array,
+    kernel: Array,
+    recurrent_kernel: Array,
+    bias: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    go_backwards: bool = False,
+    activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid",
+    x_scale: Array | None = None,
+    h_scale: Array | None = None,
+    zoneout_h: Array | float = 0.0,
+    zoneout_c: Array | float = 0.0,
+    needs: Sequence[bool] | None = None,
+) -> tuple[tuple[Array, Array, Array], Pullback]:
+    backend = backend_of(x)
+    wanted = tuple(needed("lstm", needs, 6))
+    arrays = (x, kernel, recurrent_kernel, bias, h0, c0)
+    options = (
+        go_backwards, activation, recurrent_activation, x_scale, h_scale, zoneout_h, zoneout_c,
+    )  # fmt: skip
+    *results, saved = backend.lstm_forward(arrays, mask, lengths, options, True)
+
+    def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
+        check_gradients("lstm", dy, 3)
+        return backend.lstm_backward(
+            dy, arrays, saved, options, wanted, tuple(outputs("lstm", out, 6))
+        )
+
+    return tuple(results), pullback
+
+
+@op(_lstm_vjp)
+def lstm(
+    x: Array,
+    kernel: Array,
+    recurrent_kernel: Array,
+    bias: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    go_backwards: bool = False,
+    activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid",
+    x_scale: Array | None = None,
+    h_scale: Array | None = None,
+    zoneout_h: Array | float = 0.0,
+    zoneout_c: Array | float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """Long short-term memory over whole sequences (Hochreiter and Schmidhuber 1997).
+
+    One call computes every step. With the gates in Keras' order i, f, c, o::
+
+        z = (x_t x_scale) kernel + (h h_scale) recurrent_kernel + bias
+        c' = recurrent_activation(z_f) c + recurrent_activation(z_i) activation(z_c)
+        h' = recurrent_activation(z_o) activation(c')
+
+    Masked steps cost nothing: they are not computed, and what `x` holds there influences neither a
+    result nor a gradient. They carry the state through, and their output row repeats it.
+
+    Parameters
+    ----------
+    x : float32 array (N, T, D)
+    kernel : float32 array (D, 4 U)
+    recurrent_kernel : float32 array (U, 4 U)
+    bias : float32 array (4 U,), optional
+    h0, c0 : float32 array (N, U), optional
+        The states before the first step; zeros without.
+    mask : bool array (N, T), optional
+        False where a step is left out.
+    lengths : int32 or int64 array (N,), optional
+        The same as the mask ``t < lengths``; with `mask` both hold.
+    go_backwards : bool
+        Steps run from the last to the first, and outputs come in the order they are computed.
+    activation, recurrent_activation : str, optional
+        Names as for `dense`; None or "linear" for none.
+    x_scale : float32 array (N, D), optional
+    h_scale : float32 array (N, U), optional
+        Dropout masks, the same at every step (Gal and Ghahramani 2016).
+    zoneout_h, zoneout_c : float in [0, 1), or bool array (N, T, U)
+        Zoneout (Krueger et al. 2017) of either state: with an array, where it is True the state
+        keeps its value of before; a rate ``p`` is the expectation of it, ``p`` times the value
+        before and ``1 - p`` times the one after. The index t is that of `x`.
+
+    Returns
+    -------
+    outputs : float32 array (N, T, U)
+        h after every step.
+    h, c : float32 array (N, U)
+        The states after the last step.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, T, D or U of 0, lengths outside [0, T], an unknown activation.
+    TypeError
+        An argument of another type or dtype. Arrays that are not C-contiguous are copied.
+
+    Notes
+    -----
+    The pullback takes the gradients of the three results, each of which may be None, and returns
+    those of the first six arguments; there is none of masks, scales and zoneout. Forward keeps the
+    gates, c and h of every step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lamella import ops
+    >>> x = np.ones((2, 3, 1), np.float32)
+    >>> kernel = np.float32([[0.5, 0.5, 1, 0.5]])
+    >>> outputs, h, c = ops.lstm(x, kernel, np.zeros((1, 4), np.float32), lengths=np.array([3, 1]))
+    >>> outputs[..., 0].round(3)
+    array([[0.275, 0.402, 0.461],
+           [0.275, 0.275, 0.275]], dtype=float32)
+    """
+    arrays = (x, kernel, recurrent_kernel, bias, h0, c0)
+    options = (
+        go_backwards, activation, recurrent_activation, x_scale, h_scale, zoneout_h, zoneout_c,
+    )  # fmt: skip
+    return backend_of(x).lstm_forward(arrays, mask, lengths, options, False)[:3]
