@@ -20,9 +20,11 @@ void bind_crossentropy(py::module_& module);
 void bind_dense(py::module_& module);
 void bind_dropout(py::module_& module);
 void bind_elementwise(py::module_& module);
+void bind_gru(py::module_& module);
 void bind_lstm(py::module_& module);
 void bind_optimizer(py::module_& module);
 void bind_pool2d(py::module_& module);
+void bind_simple_rnn(py::module_& module);
 void bind_softmax(py::module_& module);
 
 namespace {
@@ -100,8 +102,10 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_dense(module);
   bind_dropout(module);
   bind_elementwise(module);
+  bind_gru(module);
   bind_lstm(module);
   bind_optimizer(module);
   bind_pool2d(module);
+  bind_simple_rnn(module);
   bind_softmax(module);
 }

@@ -57,6 +57,9 @@ TileKernel with_rows(std::int64_t rows) {
     default:
       break;
   }
+  if constexpr (vectors <= 3) {
+    if (rows == 3) return run_tile<form, 3, vectors>;
+  }
   if constexpr (vectors <= 2 || wide_tile_rows == 6) {
     switch (rows) {
       case 3:
@@ -71,12 +74,12 @@ TileKernel with_rows(std::int64_t rows) {
         break;
     }
   }
+  if constexpr (vectors <= 3 && max_tile_rows == 12) {
+    if (rows == 7) return run_tile<form, 7, vectors>;
+    if (rows == 8) return run_tile<form, 8, vectors>;
+  }
   if constexpr (vectors <= 2 && max_tile_rows == 12) {
     switch (rows) {
-      case 7:
-        return run_tile<form, 7, vectors>;
-      case 8:
-        return run_tile<form, 8, vectors>;
       case 9:
         return run_tile<form, 9, vectors>;
       case 10:
@@ -96,6 +99,7 @@ template <Form form>
 TileKernel with_vectors(std::int64_t rows, int vectors) {
   if (vectors == 1) return with_rows<form, 1>(rows);
   if constexpr (form != Form::gather) {
+    if (vectors == 3) return with_rows<form, 3>(rows);
     if (vectors == 4) return with_rows<form, 4>(rows);
   }
   return with_rows<form, 2>(rows);

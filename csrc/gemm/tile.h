@@ -31,12 +31,16 @@ constexpr int max_tile_vectors = 4;
 
 // The height of a full tile.
 LAMELLA_INLINE std::int64_t full_tile_rows(std::int64_t vectors) {
+  if (vectors == 3) return Float::registers == 32 ? 8 : 3;
   return vectors == 4 ? wide_tile_rows : max_tile_rows;
 }
 
-// The least width that covers so many columns: 1, 2 or 4 vectors.
+// The least width that covers so many columns, in vectors.
 LAMELLA_INLINE int tile_vectors(std::int64_t columns) {
-  return columns <= Float::width ? 1 : columns <= 2 * Float::width ? 2 : 4;
+  return columns <= Float::width       ? 1
+         : columns <= 2 * Float::width ? 2
+         : columns <= 3 * Float::width ? 3
+                                       : 4;
 }
 
 // Whether whole vectors of B's rows lie within cache lines. NumPy aligns to 16 bytes only.
@@ -81,7 +85,7 @@ struct Tile {
 
 using TileKernel = void (*)(const Tile&);
 
-// 1 <= rows <= max_tile_rows; vectors is 1, 2 or (rows <= wide_tile_rows, but not to gather) 4.
+// 1 <= rows <= full_tile_rows(vectors); 1 to 4 vectors, to gather 1 or 2.
 TileKernel tile_kernel(Form form, std::int64_t rows, int vectors);
 
 }  // namespace lamella::LAMELLA_ISA

@@ -92,11 +92,12 @@ inline void pack_unit_panels(const GateLayout& l, const float* kernel, std::int6
   }
 }
 
-// c[r][j] = bias[j] or 0 or c[r][j], + sum over k < terms of a[r][k] panel[k * width + j], for rows
-// of pointers and columns j < `columns` <= width, which is a multiple of 16.
+// c[r][j] = bias[j] or 0 or c[r][j], + sum over segments and their terms of a[r][.] panel[.][j],
+// for rows of pointers and columns j < `columns` <= width; widths and columns are multiples of 16.
 struct PanelProduct {
   const float* const* a;
-  std::int64_t terms;
+  const Segment* segments;
+  std::int64_t segment_count;
   const float* panel;
   std::int64_t width;
   const float* bias;  // null: none
@@ -108,10 +109,9 @@ struct PanelProduct {
 
 inline void multiply(const PanelProduct& p) {
   if (p.rows == 0) return;
-  const Segment segment = {0, 0, p.terms};
   Tile t = {};
-  t.segments = &segment;
-  t.segment_count = 1;
+  t.segments = p.segments;
+  t.segment_count = p.segment_count;
   t.b_stride = p.width;
   t.accumulate = p.accumulate;
   for (std::int64_t j = 0; j < p.columns; j += max_tile_vectors * Float::width) {

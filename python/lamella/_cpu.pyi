@@ -231,6 +231,21 @@ def global_max_pool2d_backward(
     dy: Array, winner: Array, x_shape: Sequence[int], out: Array | None = None
 ) -> Array: ...
 def global_max_pool2d_forward(x: Array, save: bool) -> Array | tuple[Array, Array]: ...
+def gru_backward(
+    dy: tuple[Array | None, ...],
+    arrays: tuple[Array | None, ...],
+    saved: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    out: tuple[Array | None, ...],
+) -> Gradients: ...
+def gru_forward(
+    arrays: tuple[Array | None, ...],
+    mask: Array | None,
+    lengths: Array | None,
+    options: tuple[Any, ...],
+    save: bool,
+) -> tuple[Array, Array, tuple[Array | None, ...] | None]: ...
 def lstm_backward(
     dy: tuple[Array | None, ...],
     arrays: tuple[Array | None, ...],
@@ -311,6 +326,21 @@ def sgd_(
     nesterov: bool,
     weight_decay: float,
 ) -> None: ...
+def simple_rnn_backward(
+    dy: tuple[Array | None, ...],
+    arrays: tuple[Array | None, ...],
+    saved: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    out: tuple[Array | None, ...],
+) -> Gradients: ...
+def simple_rnn_forward(
+    arrays: tuple[Array | None, ...],
+    mask: Array | None,
+    lengths: Array | None,
+    options: tuple[Any, ...],
+    save: bool,
+) -> tuple[Array, Array, tuple[Array | None, ...] | None]: ...
 def softmax_backward(
     dy: Array, y: Array, axis: int, logarithm: bool, out: Array | None = None
 ) -> Array: ...

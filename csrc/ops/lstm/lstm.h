@@ -12,20 +12,17 @@
 //   x (N,T,D), W (D,4U), R (U,4U), b (4U)?, h0 c0 (N,U)?, s_x (N,D)?, s_h (N,U)?
 //   outputs (N,T,U), h c (N,U)
 //
-// Forward keeps for backward, in packed rows (core/steps.h) of padded units
-// (recurrent/gate_panels.h)
-//   gates (rows, 4 U')   the gates, or z where the activation's derivative needs it
+// Forward keeps for backward what recurrent/sequence.h says (gates as their values, or as z where
+// the activation's derivative needs it), and in packed rows of padded units
 //   cells (rows, U')     c' before zoneout
-//   states (rows, U')    h s_h, as it entered the product
-// and with zoneout of c
-//   carried (rows, U')   c' after zoneout
+//   carried (rows, U')   c' after zoneout, with zoneout of c
 #pragma once
 
 #include <cstdint>
 
 #include "core/isa.h"
-#include "core/steps.h"
 #include "ops/activation/activation.h"
+#include "recurrent/sequence.h"
 
 namespace lamella::lstm {
 
@@ -38,56 +35,31 @@ struct Zoneout {
   bool on() const { return kept != nullptr || rate != 0.0f; }
 };
 
-struct Problem {
-  const Steps* steps;
-  std::int64_t inputs;  // D
-  std::int64_t units;   // U
+struct Cell {
   activation::Activation activation, recurrent_activation;
   Zoneout zoneout_h, zoneout_c;
-  const float* x;
-  const float* kernel;
-  const float* recurrent_kernel;
-  const float* bias;  // these may be null
-  const float* h0;
-  const float* c0;
-  const float* x_scale;
-  const float* h_scale;
+  const float* c0;  // may be null
 };
 
-// All null where nothing is kept; `carried` also without zoneout of c.
-struct Saved {
-  float* gates;
+// `cells` is null where nothing is kept; `carried` also without zoneout of c.
+struct CellResults {
+  float* c;
   float* cells;
-  float* states;
   float* carried;
 };
 
-struct Results {
-  float* outputs;
-  float* h;
-  float* c;
-};
-
-// Each may be null: a gradient that is zero.
-struct ResultGradients {
-  const float* outputs;
-  const float* h;
-  const float* c;
-};
-
-// Each may be null: a gradient that is not wanted.
-struct Gradients {
-  float* x;
-  float* kernel;
-  float* recurrent_kernel;
-  float* bias;
-  float* h0;
-  float* c0;
+// dc may be null: zeros; dc0 too: not wanted.
+struct CellGradients {
+  const float* dc;
+  float* dc0;
 };
 
 struct Kernels {
-  void (*forward)(const Problem&, const Results&, const Saved&);
-  void (*backward)(const Problem&, const Saved&, const ResultGradients&, const Gradients&);
+  void (*forward)(const recurrent::Sequence&, const Cell&, const recurrent::Results&,
+                  const CellResults&);
+  void (*backward)(const recurrent::Sequence&, const Cell&, const recurrent::Results& saved,
+                   const CellResults& cell_saved, const recurrent::ResultGradients&,
+                   const recurrent::Gradients&, const CellGradients&);
 };
 
 LAMELLA_DECLARE_KERNELS()

@@ -43,9 +43,12 @@ from lamella.ops.crossentropy import (
 from lamella.ops.dense import dense, matmul
 from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
+from lamella.ops.gru import gru
 from lamella.ops.lstm import lstm
+from lamella.ops.lstm_cell import lstm_cell
 from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
 from lamella.ops.pool2d import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from lamella.ops.simple_rnn import simple_rnn
 from lamella.ops.softmax import log_softmax, softmax
 
 __all__ = [
@@ -67,9 +70,11 @@ __all__ = [
     "gelu",
     "global_avg_pool2d",
     "global_max_pool2d",
+    "gru",
     "leaky_relu",
     "log_softmax",
     "lstm",
+    "lstm_cell",
     "matmul",
     "max_pool2d",
     "multiply",
@@ -79,6 +84,7 @@ __all__ = [
     "sgd_",
     "sigmoid",
     "silu",
+    "simple_rnn",
     "softmax",
     "softplus",
     "sparse_categorical_crossentropy",

@@ -1,8 +1,7 @@
-// The pointwise part of an LSTM step, a vector of units at a time.
+// The activations of gates and candidates in recurrent cells, a vector at a time.
 #pragma once
 
 #include "ops/activation/activation_simd.h"
-#include "ops/lstm/lstm.h"
 
 namespace lamella::LAMELLA_ISA {
 
@@ -32,7 +31,6 @@ inline Float gradient_any_saved(Activation f, Float dy, Float saved) {
 
 // tanh and sigmoid, known when compiled.
 struct StandardGates {
-  explicit StandardGates(const lstm::Problem&) {}
   LAMELLA_INLINE Float gate(Float z) const { return sigmoid(z); }
   LAMELLA_INLINE Float candidate(Float z) const { return tanh(z); }
   LAMELLA_INLINE Float squash(Float c) const { return tanh(c); }
@@ -55,7 +53,6 @@ struct StandardGates {
 
 // Any others.
 struct AnyGates {
-  explicit AnyGates(const lstm::Problem& p) : a(p.activation), r(p.recurrent_activation) {}
   Float gate(Float z) const { return detail::activate_any(r, z); }
   Float candidate(Float z) const { return detail::activate_any(a, z); }
   Float squash(Float c) const { return detail::activate_any(a, c); }
@@ -76,29 +73,15 @@ struct AnyGates {
   Activation a, r;
 };
 
-// Zoneout of one state for the units of a vector.
-struct Zone {
-  Float kept;  // the weight of the value before: 0 or 1, or the rate
-  bool mask;
-
-  LAMELLA_INLINE Zone(const lstm::Zoneout& z, std::int64_t at, std::int64_t count)
-      : kept(set(z.rate)), mask(z.kept != nullptr) {
-    if (!mask) return;
-    float lanes[Float::width] = {};
-    for (std::int64_t i = 0; i < count; ++i) lanes[i] = z.kept[at + i] != 0 ? 1.0f : 0.0f;
-    kept = load(lanes);
+// body(f) with the activations of a cell: the usual ones known when compiled.
+template <class Body>
+LAMELLA_INLINE void with_gates(const Activation& activation, const Activation& recurrent_activation,
+                               const Body& body) {
+  if (activation.kind == Kind::tanh && recurrent_activation.kind == Kind::sigmoid) {
+    body(StandardGates{});
+  } else {
+    body(AnyGates{activation, recurrent_activation});
   }
-  LAMELLA_INLINE Float mix(Float before, Float after) const {
-    if (mask) return select(less(zero(), kept), before, after);
-    return kept * before + (set(1.0f) - kept) * after;
-  }
-  // The parts of a gradient that go to the value before and after.
-  LAMELLA_INLINE Float of_before(Float d) const {
-    return mask ? select(less(zero(), kept), d, zero()) : kept * d;
-  }
-  LAMELLA_INLINE Float of_after(Float d) const {
-    return mask ? select(less(zero(), kept), zero(), d) : (set(1.0f) - kept) * d;
-  }
-};
+}
 
 }  // namespace lamella::LAMELLA_ISA

@@ -1,0 +1,303 @@
+// The forward pass of a recurrent op. A thread takes its sequences (or its units, see team_share.h)
+// through pieces of some steps: first x W + b for all steps of a piece, one product; then step by
+// step the product of h and, while a block's gates are in L1, the cell.
+//
+// A Cell has
+//   static constexpr std::int64_t gates
+//   static constexpr bool separate        the product of h is not added to that of x
+//   int phases() const                    products of h a step: a second one reads what the cell
+//                                         made of the first
+//   Part phase_gates(int phase) const     the gates a product is for
+//   bool uses_state() const               it reads h before the step
+//   void begin(engine, row, n)            before the first step
+//   void carry(engine, n)                 a sequence without steps
+//   void point(engine, phase, at, z, q)   a block of units of a row: z the gates [gate][16], q the
+//                                         product of h where it is separate. It calls engine.emit
+//                                         with each vector of h after the step.
+#pragma once
+
+#include "core/memory_pool.h"
+#include "ops/activation/activation_simd.h"
+#include "recurrent/finish_outputs.h"
+#include "recurrent/sequence.h"
+#include "recurrent/team_share.h"
+
+namespace lamella::LAMELLA_ISA {
+
+// A block of units of a row at a step.
+struct CellPlace {
+  std::int64_t j, row, n;
+  std::int64_t packed;  // its packed row
+  std::int64_t t;       // n * T + time in x
+  std::int64_t block;
+  bool last;  // step of the row
+
+  CellPlace(const Steps& s, std::int64_t step, std::int64_t r, std::int64_t units_block)
+      : j(step),
+        row(r),
+        n(s.sequence(r)),
+        packed(s.offset(step) + r),
+        t(n * s.time() + s.time_of(step, r)),
+        block(units_block),
+        last(step + 1 >= s.length(r)) {}
+};
+
+template <class Cell>
+class SequenceForward {
+ public:
+  SequenceForward(const recurrent::Sequence& q, const recurrent::Results& out, const Cell& cell)
+      : q_(q),
+        s_(*q.steps),
+        out_(out),
+        cell_(cell),
+        layout_{q.units, Cell::gates},
+        padded_(layout_.padded()),
+        plan_(plan_team(s_, layout_, q.inputs + q.units)),
+        keeps_(out.gates != nullptr),
+        kernel_(q.op, q.inputs * layout_.row_floats()),
+        recurrent_(q.op, q.units * layout_.row_floats()),
+        bias_(q.op, 2 * layout_.row_floats()),
+        x_scaled_(q.op, q.x_scale != nullptr ? s_.packed_rows() * q.inputs : 0),
+        own_operands_(q.op, keeps_ ? 0 : 2 * s_.batch() * padded_),
+        own_second_(q.op, keeps_ || cell.phases() == 1 ? 0 : s_.batch() * padded_),
+        states_(q.op, cell.uses_state() ? s_.batch() * padded_ : 0),
+        most_rows_(max_i(piece_rows, s_.batch())),
+        own_gates_(q.op, keeps_ ? 0 : plan_.members * most_rows_ * layout_.row_floats()),
+        products_(q.op, Cell::separate ? plan_.members * s_.batch() * layout_.block_floats() : 0),
+        reads_(q.op, plan_.members * most_rows_),
+        writes_(q.op, plan_.members * most_rows_) {}
+
+  void run() {
+    if (s_.packed_rows() > 0) {
+      parallel_team(plan_.members, [&](Team& team, int member) { take_part(team, member); });
+    }
+    repeat_carried(s_, q_.units, q_.h0, out_.outputs);
+    for (std::int64_t row = 0; row < s_.batch(); ++row) {
+      if (s_.length(row) > 0) continue;
+      copy_state(q_.h0, s_.sequence(row), out_.h);
+      cell_.carry(*this, s_.sequence(row));
+    }
+  }
+
+  // A state of a sequence without steps.
+  void copy_state(const float* from, std::int64_t n, float* to) const {
+    const auto bytes = static_cast<std::size_t>(q_.units) * sizeof(float);
+    if (from == nullptr) {
+      std::memset(to + n * q_.units, 0, bytes);
+    } else {
+      std::memcpy(to + n * q_.units, from + n * q_.units, bytes);
+    }
+  }
+
+  // For cells.
+  bool keeps() const { return keeps_; }
+  std::int64_t units() const { return q_.units; }
+  std::int64_t padded() const { return padded_; }
+  const Steps& steps() const { return s_; }
+  // Units of a vector that begins at u.
+  LAMELLA_INLINE std::int64_t count(std::int64_t u) const {
+    return max_i(0, min_i(Float::width, q_.units - u));
+  }
+  LAMELLA_INLINE Float scaled(Float h, const CellPlace& at, std::int64_t u) const {
+    return q_.h_scale == nullptr ? h : h * load_n(q_.h_scale + at.n * q_.units + u, count(u));
+  }
+  // h before the step, if the cell uses it.
+  LAMELLA_INLINE Float state(const CellPlace& at, std::int64_t u) const {
+    return load(states_.get() + at.row * padded_ + u);
+  }
+  LAMELLA_INLINE float* second(std::int64_t packed, std::int64_t row) const {
+    return keeps_ ? out_.second + packed * padded_ : own_second_.get() + row * padded_;
+  }
+  // h after the step, from unit u on.
+  LAMELLA_INLINE void emit(const CellPlace& at, std::int64_t u, Float h) const {
+    const std::int64_t lanes = count(u);
+    const std::int64_t output = at.n * s_.time() + s_.position(at.j, at.row);
+    store_n(out_.outputs + output * q_.units + u, h, lanes);
+    if (states_.get() != nullptr) store(states_.get() + at.row * padded_ + u, h);
+    if (at.last) {
+      store_n(out_.h + at.n * q_.units + u, h, lanes);
+    } else {
+      store(operand(at.j + 1, at.row) + u, scaled(h, at, u));
+    }
+  }
+
+ private:
+  // Rows of a piece: enough to fill the tiles of a product, few enough for its gates to stay in L2.
+  static constexpr std::int64_t piece_rows = 96;
+
+  struct Member {
+    TeamShare share;
+    float* gates;     // its own rows of gates, where none are kept
+    float* products;  // separate products of h for a block
+    const float** a;  // pointers to rows of a product
+    float** c;
+  };
+
+  void take_part(Team& team, int member) const {
+    const Part blocks = part_of(layout_.blocks(), member, team.size());
+    pack_gate_panels(layout_, q_.kernel, q_.inputs, blocks.begin, blocks.end, kernel_.get());
+    pack_gate_panels(layout_, q_.recurrent_kernel, q_.units, blocks.begin, blocks.end,
+                     recurrent_.get());
+    if (q_.bias != nullptr) {
+      pack_gate_panels(layout_, q_.bias, 1, blocks.begin, blocks.end, bias_.get());
+    }
+    if (q_.recurrent_bias != nullptr) {
+      pack_gate_panels(layout_, q_.recurrent_bias, 1, blocks.begin, blocks.end,
+                       bias_.get() + layout_.row_floats());
+    }
+    const Part rows = part_of(s_.batch(), member, team.size());
+    for (std::int64_t row = rows.begin; row < rows.end; ++row) begin(row);
+    if (q_.x_scale != nullptr) scale_inputs(part_of(s_.count(), member, team.size()));
+    team.barrier();
+    const Member m = {TeamShare(plan_, team, member, layout_),
+                      own_gates_.get() + member * most_rows_ * layout_.row_floats(),
+                      products_.get() + member * s_.batch() * layout_.block_floats(),
+                      reads_.get() + member * most_rows_, writes_.get() + member * most_rows_};
+    for (std::int64_t j = 0; j < s_.count();) {
+      const std::int64_t end = piece_end(j, m.share);
+      multiply_inputs(j, end, m);
+      for (std::int64_t e = 0; j < end; ++j) {
+        for (int phase = 0; phase < cell_.phases(); ++phase) {
+          step(j, e, phase, m);
+          if (plan_.by_units) team.barrier();
+        }
+        e += m.share.count(s_.active(j));
+      }
+    }
+  }
+
+  // h0, or zeros, of a row, as the first step reads it.
+  void begin(std::int64_t row) const {
+    const std::int64_t n = s_.sequence(row);
+    const bool takes_part = s_.length(row) > 0;
+    for (std::int64_t u = 0; u < padded_; u += Float::width) {
+      const std::int64_t at = n * q_.units + u;
+      Float h = q_.h0 == nullptr ? zero() : load_n(q_.h0 + at, count(u));
+      if (states_.get() != nullptr) store(states_.get() + row * padded_ + u, h);
+      if (q_.h_scale != nullptr) h = h * load_n(q_.h_scale + at, count(u));
+      if (takes_part) store(operand(0, row) + u, h);
+    }
+    cell_.begin(*this, row, n);
+  }
+
+  void scale_inputs(const Part& steps) const {
+    for (std::int64_t j = steps.begin; j < steps.end; ++j) {
+      for (std::int64_t row = 0; row < s_.active(j); ++row) {
+        const float* const scale = q_.x_scale + s_.sequence(row) * q_.inputs;
+        const float* const x = input(j, row);
+        float* const to = x_scaled_.get() + (s_.offset(j) + row) * q_.inputs;
+        for (std::int64_t d = 0; d < q_.inputs; ++d) to[d] = x[d] * scale[d];
+      }
+    }
+  }
+
+  const float* input(std::int64_t j, std::int64_t row) const {
+    return q_.x + (s_.sequence(row) * s_.time() + s_.time_of(j, row)) * q_.inputs;
+  }
+
+  // What step j multiplies with the recurrent kernel.
+  float* operand(std::int64_t j, std::int64_t row) const {
+    if (keeps_) return out_.states + (s_.offset(j) + row) * padded_;
+    return own_operands_.get() + (j % 2 * s_.batch() + row) * padded_;
+  }
+
+  // Row e of the member's piece: its gates of a block.
+  float* gate_row(std::int64_t j, std::int64_t row, std::int64_t e, std::int64_t block,
+                  const Member& m) const {
+    if (keeps_) {
+      return out_.gates + (s_.offset(j) + row) * layout_.row_floats() +
+             block * layout_.block_floats();
+    }
+    const std::int64_t blocks = m.share.blocks.end - m.share.blocks.begin;
+    return m.gates + (e * blocks + block - m.share.blocks.begin) * layout_.block_floats();
+  }
+
+  std::int64_t piece_end(std::int64_t j, const TeamShare& share) const {
+    std::int64_t rows = share.count(s_.active(j++));
+    while (j < s_.count() && rows + share.count(s_.active(j)) <= piece_rows) {
+      rows += share.count(s_.active(j++));
+    }
+    return j;
+  }
+
+  void multiply_inputs(std::int64_t begin, std::int64_t end, const Member& m) const {
+    PanelProduct product = {};
+    for (std::int64_t j = begin; j < end; ++j) {
+      for (std::int64_t i = 0; i < m.share.count(s_.active(j)); ++i) {
+        const std::int64_t row = m.share.row(i);
+        m.a[product.rows] = q_.x_scale != nullptr
+                                ? x_scaled_.get() + (s_.offset(j) + row) * q_.inputs
+                                : input(j, row);
+        m.c[product.rows] = gate_row(j, row, product.rows, m.share.blocks.begin, m);
+        ++product.rows;
+      }
+    }
+    const Segment terms = {0, 0, q_.inputs};
+    product.a = m.a;
+    product.c = m.c;
+    product.segments = &terms;
+    product.segment_count = 1;
+    product.width = product.columns = layout_.block_floats();
+    for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
+      product.panel = kernel_.get() + block * q_.inputs * layout_.block_floats();
+      product.bias = q_.bias == nullptr ? nullptr : bias_.get() + block * layout_.block_floats();
+      multiply(product);
+      for (std::int64_t r = 0; r < product.rows; ++r) m.c[r] += layout_.block_floats();
+    }
+  }
+
+  void step(std::int64_t j, std::int64_t e, int phase, const Member& m) const {
+    const std::int64_t rows = m.share.count(s_.active(j));
+    const Part which = cell_.phase_gates(phase);
+    const std::int64_t first = which.begin * unit_block;
+    const bool from_zero = j == 0 && q_.h0 == nullptr;
+    const Segment terms = {0, 0, from_zero ? 0 : q_.units};
+    PanelProduct product = {};
+    product.a = m.a;
+    product.c = m.c;
+    product.rows = rows;
+    product.segments = &terms;
+    product.segment_count = 1;
+    product.accumulate = !Cell::separate;
+    product.width = layout_.block_floats();
+    product.columns = (which.end - which.begin) * unit_block;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t row = m.share.row(i);
+      m.a[i] = phase == 0 ? operand(j, row) : second(s_.offset(j) + row, row);
+    }
+    for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
+      for (std::int64_t i = 0; i < rows; ++i) {
+        m.c[i] = Cell::separate ? m.products + i * layout_.block_floats()
+                                : gate_row(j, m.share.row(i), e + i, block, m) + first;
+      }
+      product.panel = recurrent_.get() + block * q_.units * layout_.block_floats() + first;
+      if constexpr (Cell::separate) {
+        product.bias = q_.recurrent_bias == nullptr
+                           ? nullptr
+                           : bias_.get() + layout_.row_floats() + block * layout_.block_floats();
+      }
+      if (Cell::separate || !from_zero) multiply(product);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const CellPlace at(s_, j, m.share.row(i), block);
+        cell_.point(*this, phase, at, gate_row(j, at.row, e + i, block, m),
+                    Cell::separate ? m.c[i] : nullptr);
+      }
+    }
+  }
+
+  const recurrent::Sequence& q_;
+  const Steps& s_;
+  recurrent::Results out_;
+  const Cell& cell_;
+  GateLayout layout_;
+  std::int64_t padded_;
+  TeamPlan plan_;
+  bool keeps_;
+  Scratch<float> kernel_, recurrent_, bias_, x_scaled_, own_operands_, own_second_, states_;
+  std::int64_t most_rows_;
+  Scratch<float> own_gates_, products_;
+  Scratch<const float*> reads_;
+  Scratch<float*> writes_;
+};
+
+}  // namespace lamella::LAMELLA_ISA
