@@ -23,8 +23,17 @@ LAMELLA_INLINE Float polynomial(Float x, const float (&coefficients)[count]) {
   return y;
 }
 
-// e^x, 2 ulp (1.32): x = n ln 2 + r, e^x = 2^n (1 + r + r^2 p(r)). 2^n is applied in two factors so
-// that results down to the denormals and up to infinity come out right.
+// x 2^n for integral n in [-151, 129], x near 1: right down to the denormals and up to infinity.
+LAMELLA_INLINE Float scale_by_power_of_two(Float x, Float n) {
+#if defined(LAMELLA_ISA_avx512)
+  return {_mm512_scalef_ps(x.v, n.v)};
+#else
+  const Float half = round(n * set(0.5f));
+  return x * power_of_two(half) * power_of_two(n - half);
+#endif
+}
+
+// e^x, 2 ulp (1.32): x = n ln 2 + r, e^x = 2^n (1 + r + r^2 p(r)).
 LAMELLA_INLINE Float exp(Float x) {
   static constexpr float p[] = {5.000000101e-01f, 1.666651295e-01f, 4.166618749e-02f,
                                 8.369590688e-03f, 1.395170369e-03f};
@@ -33,8 +42,7 @@ LAMELLA_INLINE Float exp(Float x) {
   // ln 2 in two parts; the first has few enough bits that n * part is exact without FMA too.
   const Float r = fnma(n, set(-2.12194440e-4f), fnma(n, set(0.693359375f), y));
   const Float e = fma(r * r, polynomial(r, p), r + set(1.0f));
-  const Float half = round(n * set(0.5f));
-  return e * power_of_two(half) * power_of_two(n - half);
+  return scale_by_power_of_two(e, n);
 }
 
 // Natural logarithm, 1 ulp (0.85): x = 2^n m with m in [sqrt(1/2), sqrt(2)). 0 gives -inf, negative
