@@ -72,7 +72,7 @@ def _draw(name: str, argument: Argument, rng: np.random.Generator) -> np.ndarray
         return rng.integers(argument.below, size=shape)
     values: np.ndarray = rng.standard_normal(shape, dtype=np.float32)
     kind = name.partition("_")[0]
-    if kind == "kernel":
+    if kind in ("kernel", "recurrent"):
         values *= 1 / math.sqrt(math.prod(shape[:-1]))
     elif kind in ("bias", "param"):
         values *= 0.1

@@ -13,6 +13,7 @@ from benchmarks import models
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 
+_OTHER_RESULTS = {"batch_norm": 2, "lstm": 2, "gru": 1, "simple_rnn": 1}
 ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 
 
@@ -32,8 +33,9 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     # One entry for every array that the op takes, optional ones that are left out included.
     needs = case.needs + (False,) * (_array_arguments(op) - len(case.needs))
     _, pullback = op.vjp(*inputs, needs=needs, **options)
-    # batch_norm's other two results, the statistics, have no gradient here.
-    gradients = (dy, None, None) if case.op == "batch_norm" else (dy,)
+    # Of an op with several results the first one has a gradient: batch_norm's statistics have none,
+    # nor have the final states of a recurrent op.
+    gradients = (dy,) + (None,) * _OTHER_RESULTS.get(case.op, 0)
     return Side("lamella", lambda: pullback(*gradients), _present)
 
 

@@ -109,6 +109,9 @@ def expected_by_reference(
     if case.op == "batch_norm":
         statistics = np.zeros(dy.shape[-1])
         gradients = op.backward((dy, statistics, statistics), *arrays.values(), **options)
+    elif case.op in ("lstm", "gru", "simple_rnn"):
+        states = (None,) * (2 if case.op == "lstm" else 1)
+        gradients = op.backward((dy, *states), *arrays.values(), **options)
     else:
         gradients = op.backward(dy, *arrays.values(), **options)
     # Optional arrays that the case leaves out come last, and have no gradient.

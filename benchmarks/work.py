@@ -185,7 +185,24 @@ def _column_terms(case: Case) -> tuple[int, int]:
     return (math.prod(case.shape("x")[:-1]),) * 2
 
 
+def _recurrent_result(case: Case) -> Shape:
+    return (*case.shape("x")[:2], case.shape("recurrent_kernel")[0])
+
+
+def _recurrent_flops(case: Case) -> float:
+    # Backward has as many again for what comes before a step (x and h), and for the two kernels.
+    batch, steps, _ = case.shape("x")
+    weights = math.prod(case.shape("kernel")) + math.prod(case.shape("recurrent_kernel"))
+    return 2.0 * batch * steps * weights
+
+
+def _recurrent_terms(case: Case) -> tuple[int, int]:
+    (batch, steps, inputs), (units, columns) = case.shape("x"), case.shape("recurrent_kernel")
+    return inputs + units, max(batch * steps, columns) + inputs + units
+
+
 _PRODUCT = ("x", "kernel")
+_RECURRENT = ("x", "kernel", "recurrent_kernel")
 _OPS: dict[str, _Op] = {
     "matmul": _Op(
         lambda case: (case.shape("a")[0], case.shape("b")[1]),
@@ -207,6 +224,10 @@ _OPS: dict[str, _Op] = {
     "global_avg_pool2d": _Op(
         lambda case: (case.shape("x")[0], case.shape("x")[-1]), terms=_image_terms
     ),
+    **{
+        name: _Op(_recurrent_result, _recurrent_flops, _recurrent_terms, _RECURRENT)
+        for name in ("lstm", "gru", "simple_rnn")
+    },
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
     "relu": _Op(_same("x"), saved=("x",)),

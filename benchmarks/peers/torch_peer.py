@@ -7,7 +7,7 @@ the graph of one forward pass kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +119,29 @@ CONV1D_KERNEL = _permuted(2, 1, 0)
 DENSE_KERNEL = _permuted(1, 0)
 
 
+def _gates(*order: int) -> tuple[Layout, Layout]:
+    """A kernel (terms, gates * units) as (gates * units, terms) with the gates in another order.
+
+    And a bias (gates * units) or (2, gates * units) likewise. `order` holds the number here of each
+    of PyTorch's gates.
+    """
+    back = [order.index(gate) for gate in range(len(order))]
+
+    def moved(array: np.ndarray, places: Sequence[int]) -> np.ndarray:
+        parts = np.split(array, len(order), axis=-1)
+        return np.concatenate([parts[place] for place in places], axis=-1)
+
+    kernel = Layout(
+        lambda array: torch.from_numpy(np.ascontiguousarray(moved(array, order).T)),
+        lambda tensor: moved(tensor.numpy().T, back),
+    )
+    bias = Layout(
+        lambda array: torch.from_numpy(moved(array, order)),
+        lambda tensor: moved(tensor.numpy(), back),
+    )
+    return kernel, bias
+
+
 # -- ops --------------------------------------------------------------------------------------
 
 
@@ -189,6 +212,29 @@ def _gelu(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
     return functional.gelu(t["x"], approximate=approximate)
 
 
+def _recurrent(
+    function: Callable[..., Any], states: int
+) -> Callable[[Tensors, dict[str, Any]], torch.Tensor]:
+    """A layer as nn.LSTM and its kind call it."""
+
+    def run(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+        x, bias = t["x"], t["bias"]
+        biases = (bias, torch.zeros_like(bias)) if bias.ndim == 1 else (bias[0], bias[1])
+        zeros = x.new_zeros(1, len(x), t["recurrent_kernel"].shape[1])
+        initial = (zeros, zeros) if states == 2 else zeros
+        weights = [t["kernel"], t["recurrent_kernel"], *biases]
+        training = torch.is_grad_enabled()
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        return function(x, initial, weights, True, 1, 0.0, training, False, True)[0]
+
+    return run
+
+
+def _recurrent_layouts(*order: int) -> Mapping[str, Layout]:
+    kernel, bias = _gates(*order)
+    return {"kernel": kernel, "recurrent_kernel": kernel, "bias": bias}
+
+
 _IMAGES = {"x": IMAGE, "kernel": CONV2D_KERNEL}
 _SEQUENCES = {"x": SEQUENCE, "kernel": CONV1D_KERNEL}
 _OPS = {
@@ -200,6 +246,9 @@ _OPS = {
     "max_pool2d": _Op(_pool(functional.max_pool2d), _IMAGES, IMAGE),
     "avg_pool2d": _Op(_pool(functional.avg_pool2d, count_include_pad=False), _IMAGES, IMAGE),
     "global_avg_pool2d": _Op(lambda t, options: t["x"].mean(dim=(2, 3)), _IMAGES),
+    "lstm": _Op(_recurrent(torch.lstm, 2), _recurrent_layouts(0, 1, 2, 3)),
+    "gru": _Op(_recurrent(torch.gru, 1), _recurrent_layouts(1, 0, 2)),
+    "simple_rnn": _Op(_recurrent(torch.rnn_tanh, 1), _recurrent_layouts(0)),
     "softmax": _Op(lambda t, options: torch.softmax(t["x"], options.get("axis", -1))),
     "batch_norm": _Op(_batch_norm, _IMAGES, IMAGE),
     "relu": _Op(lambda t, options: functional.relu(t["x"])),
