@@ -168,12 +168,22 @@ class SequenceBackward {
     for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
       for (std::int64_t i = 0; i < rows; ++i) {
         const CellPlace at(s_, j, m.share.row(i), block);
+        if (rows > 1) prefetch_next_block(at);
         for (std::int64_t w = 0; w < unit_block; w += Float::width) {
           const std::int64_t u = block * unit_block + w;
           cell_.point_back(*this, phase, at, w, receives ? state_gradient(at, u) : zero());
         }
       }
     }
+  }
+
+  // Rows of dy lie T * U floats apart: the hardware does not see the next one coming.
+  LAMELLA_INLINE void prefetch_next_block(const CellPlace& at) const {
+    const float* const d_output = output_gradient(at);
+    const std::int64_t u = (at.block + 1) * unit_block;
+    if (d_output != nullptr) __builtin_prefetch(d_output + u);
+    const float* const gate = saved_.gates + gate_at(at, 0, 0) + layout_.block_floats();
+    for (std::int64_t i = 0; i < layout_.block_floats(); i += 16) __builtin_prefetch(gate + i);
   }
 
   const float* output_gradient(const CellPlace& at) const {
