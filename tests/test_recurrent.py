@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import threading
 
@@ -225,10 +226,15 @@ def test_lengths_are_a_mask_and_full_ones_none(name, backend, rng):
 
 
 @each_op
-def test_one_step_after_the_other(name, backend, rng):
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("units", [21, 48, 144])
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}], ids=["", "reset before"])
+def test_one_step_after_the_other(name, batch, units, options, backend, rng):
     """Streaming: the states of one call are those of the next."""
-    x, *weights = draw(name, rng, 3, 8, 5, 21)
-    function = getattr(ops, name)
+    if options and name != "gru":
+        pytest.skip("an option of gru")
+    x, *weights = draw(name, rng, batch, 8, 5, units, reset_after=not options)
+    function = functools.partial(getattr(ops, name), **options)
     weights, states = weights[:3], weights[3:]
     whole = function(x, *weights, *states)
     for t in range(8):

@@ -54,8 +54,9 @@ class SequenceForward {
         padded_(layout_.padded()),
         plan_(plan_team(s_, layout_, q.inputs + q.units)),
         keeps_(out.gates != nullptr),
-        kernel_(q.op, q.inputs * layout_.row_floats()),
-        recurrent_(q.op, q.units * layout_.row_floats()),
+        in_place_(s_.count() == 1 && s_.batch() <= wide_tile_rows && q.units % unit_block == 0),
+        kernel_(q.op, in_place_ ? 0 : q.inputs * layout_.row_floats()),
+        recurrent_(q.op, in_place_ ? 0 : q.units * layout_.row_floats()),
         bias_(q.op, 2 * layout_.row_floats()),
         x_scaled_(q.op, q.x_scale != nullptr ? s_.packed_rows() * q.inputs : 0),
         own_operands_(q.op, keeps_ ? 0 : 2 * s_.batch() * padded_),
@@ -63,6 +64,7 @@ class SequenceForward {
         states_(q.op, cell.uses_state() ? s_.batch() * padded_ : 0),
         most_rows_(max_i(piece_rows, s_.batch())),
         own_gates_(q.op, keeps_ ? 0 : plan_.members * most_rows_ * layout_.row_floats()),
+        in_place_products_(q.op, in_place_ ? s_.batch() * Cell::gates * q.units : 0),
         products_(q.op, Cell::separate ? plan_.members * s_.batch() * layout_.block_floats() : 0),
         reads_(q.op, plan_.members * most_rows_),
         writes_(q.op, plan_.members * most_rows_) {}
@@ -135,9 +137,11 @@ class SequenceForward {
 
   void take_part(Team& team, int member) const {
     const Part blocks = part_of(layout_.blocks(), member, team.size());
-    pack_gate_panels(layout_, q_.kernel, q_.inputs, blocks.begin, blocks.end, kernel_.get());
-    pack_gate_panels(layout_, q_.recurrent_kernel, q_.units, blocks.begin, blocks.end,
-                     recurrent_.get());
+    if (!in_place_) {
+      pack_gate_panels(layout_, q_.kernel, q_.inputs, blocks.begin, blocks.end, kernel_.get());
+      pack_gate_panels(layout_, q_.recurrent_kernel, q_.units, blocks.begin, blocks.end,
+                       recurrent_.get());
+    }
     if (q_.bias != nullptr) {
       pack_gate_panels(layout_, q_.bias, 1, blocks.begin, blocks.end, bias_.get());
     }
@@ -238,7 +242,17 @@ class SequenceForward {
     product.segments = &terms;
     product.segment_count = 1;
     product.width = product.columns = layout_.block_floats();
+    if (in_place_) {
+      multiply_in_place(q_.kernel, terms, {0, Cell::gates}, q_.bias, false, product.rows, m);
+    }
     for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
+      if (in_place_) {
+        for (std::int64_t r = 0; r < product.rows; ++r) {
+          copy_block({0, Cell::gates}, m.share.row(r), block, m.c[r]);
+          m.c[r] += layout_.block_floats();
+        }
+        continue;
+      }
       product.panel = kernel_.get() + block * q_.inputs * layout_.block_floats();
       product.bias = q_.bias == nullptr ? nullptr : bias_.get() + block * layout_.block_floats();
       multiply(product);
@@ -265,6 +279,11 @@ class SequenceForward {
       const std::int64_t row = m.share.row(i);
       m.a[i] = phase == 0 ? operand(j, row) : second(s_.offset(j) + row, row);
     }
+    const bool multiplies = Cell::separate || !from_zero;
+    if (in_place_ && multiplies) {
+      multiply_in_place(q_.recurrent_kernel, terms, which, q_.recurrent_bias, !Cell::separate, rows,
+                        m);
+    }
     for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
       for (std::int64_t i = 0; i < rows; ++i) {
         m.c[i] = Cell::separate ? m.products + i * layout_.block_floats()
@@ -276,12 +295,61 @@ class SequenceForward {
                            ? nullptr
                            : bias_.get() + layout_.row_floats() + block * layout_.block_floats();
       }
-      if (Cell::separate || !from_zero) multiply(product);
+      if (multiplies && in_place_) {
+        for (std::int64_t i = 0; i < rows; ++i) {
+          copy_block(which, m.share.row(i), block, m.c[i] - (Cell::separate ? 0 : first));
+        }
+      } else if (multiplies) {
+        multiply(product);
+      }
       for (std::int64_t i = 0; i < rows; ++i) {
         const CellPlace at(s_, j, m.share.row(i), block);
         cell_.point(*this, phase, at, gate_row(j, at.row, e + i, block, m),
                     Cell::separate ? m.c[i] : nullptr);
       }
+    }
+  }
+
+  // A single step of few rows reads each weight once: packing the kernels would take longer. The
+  // products lie in Keras' order then, (row, gate, unit), and go from there to the blocks' gates.
+  void multiply_in_place(const float* kernel, const Segment& terms, const Part& which,
+                         const float* bias, bool accumulate, std::int64_t rows,
+                         const Member& m) const {
+    Tile t = {};
+    t.segments = &terms;
+    t.segment_count = 1;
+    t.b_stride = Cell::gates * q_.units;
+    t.accumulate = accumulate;
+    const std::int64_t end = m.share.blocks.end * unit_block;
+    for (std::int64_t gate = which.begin; gate < which.end; ++gate) {
+      for (std::int64_t u = m.share.blocks.begin * unit_block; u < end; u += t.columns) {
+        const std::int64_t column = gate * q_.units + u;
+        t.columns = min_i(max_tile_vectors * Float::width, end - u);
+        t.b = kernel + column;
+        t.bias = bias == nullptr ? nullptr : bias + column;
+        const int vectors = tile_vectors(t.columns);
+        const std::int64_t height = full_tile_rows(vectors);
+        for (std::int64_t r = 0; r < rows; r += height) {
+          const std::int64_t some = min_i(height, rows - r);
+          float* c[max_tile_rows];
+          for (std::int64_t i = 0; i < some; ++i) c[i] = in_place_row(m.share.row(r + i)) + column;
+          t.a = m.a + r;
+          t.c = c;
+          tile_kernel(Form::rows, some, vectors)(t);
+        }
+      }
+    }
+  }
+
+  float* in_place_row(std::int64_t row) const {
+    return in_place_products_.get() + row * Cell::gates * q_.units;
+  }
+
+  void copy_block(const Part& which, std::int64_t row, std::int64_t block, float* gates) const {
+    for (std::int64_t gate = which.begin; gate < which.end; ++gate) {
+      std::memcpy(gates + gate * unit_block,
+                  in_place_row(row) + gate * q_.units + block * unit_block,
+                  unit_block * sizeof(float));
     }
   }
 
@@ -292,10 +360,10 @@ class SequenceForward {
   GateLayout layout_;
   std::int64_t padded_;
   TeamPlan plan_;
-  bool keeps_;
+  bool keeps_, in_place_;
   Scratch<float> kernel_, recurrent_, bias_, x_scaled_, own_operands_, own_second_, states_;
   std::int64_t most_rows_;
-  Scratch<float> own_gates_, products_;
+  Scratch<float> own_gates_, in_place_products_, products_;
   Scratch<const float*> reads_;
   Scratch<float*> writes_;
 };
