@@ -48,6 +48,8 @@ def work(case: Case) -> Work:
     if case.op == "adam_":
         (size,) = case.shape("param")
         return Work(0.0, 16.0 * size, 12.0 * size, 1)
+    if case.op == "embedding":
+        return _embedding(case)
     op = _OPS[case.op]
     result = 4.0 * math.prod(op.result(case))
     bytes_of = {
@@ -230,6 +232,7 @@ _OPS: dict[str, _Op] = {
     },
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
+    "embedding": _Op(lambda case: (*case.shape("indices"), case.shape("table")[1])),
     "relu": _Op(_same("x"), saved=("x",)),
     "gelu": _Op(_same("x"), saved=("x",)),
     "dropout": _Op(_same("x")),
@@ -240,6 +243,17 @@ _OPS: dict[str, _Op] = {
         saved=("y_pred", "labels"),
     ),
 }
+
+
+def _embedding(case: Case) -> Work:
+    """Only rows that an index names are read; all of the gradient is written."""
+    rows, columns = case.shape("table")
+    count = math.prod(case.shape("indices"))
+    result, numbers = 4.0 * count * columns, 8.0 * count
+    if case.direction == "forward":
+        named = rows * (1 - (1 - 1 / rows) ** count)  # expected, of indices drawn at random
+        return Work(0.0, numbers + 4.0 * named * columns, result, 1)
+    return Work(0.0, numbers + result, 4.0 * rows * columns, 1 + 4 * count // rows)
 
 
 # -- the article's CNN -------------------------------------------------------------------------

@@ -20,6 +20,7 @@ void bind_crossentropy(py::module_& module);
 void bind_dense(py::module_& module);
 void bind_dropout(py::module_& module);
 void bind_elementwise(py::module_& module);
+void bind_embedding(py::module_& module);
 void bind_gru(py::module_& module);
 void bind_lstm(py::module_& module);
 void bind_optimizer(py::module_& module);
@@ -102,6 +103,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_dense(module);
   bind_dropout(module);
   bind_elementwise(module);
+  bind_embedding(module);
   bind_gru(module);
   bind_lstm(module);
   bind_optimizer(module);

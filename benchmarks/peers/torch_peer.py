@@ -255,6 +255,7 @@ _OPS = {
     "gelu": _Op(_gelu),
     "dropout": _Op(lambda t, options: functional.dropout(t["x"], options["rate"], training=True)),
     "add": _Op(lambda t, options: torch.add(t["a"], t["b"])),
+    "embedding": _Op(lambda t, options: functional.embedding(t["indices"], t["table"])),
     "sparse_categorical_crossentropy": _Op(
         lambda t, options: functional.cross_entropy(t["y_pred"], t["labels"], reduction="none")
     ),

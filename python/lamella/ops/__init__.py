@@ -43,6 +43,7 @@ from lamella.ops.crossentropy import (
 from lamella.ops.dense import dense, matmul
 from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
+from lamella.ops.embedding import embedding
 from lamella.ops.gru import gru
 from lamella.ops.lstm import lstm
 from lamella.ops.lstm_cell import lstm_cell
@@ -67,6 +68,7 @@ __all__ = [
     "dense",
     "dropout",
     "elu",
+    "embedding",
     "gelu",
     "global_avg_pool2d",
     "global_max_pool2d",
