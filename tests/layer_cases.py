@@ -57,6 +57,8 @@ CASES = [
     Case("Flatten", {}, ((2, 3, 2),), (12,)),
     Case("Reshape", {"target_shape": (3, -1)}, ((6, 2),), (3, 4)),
     Case("Permute", {"dims": (2, 3, 1)}, ((2, 3, 4),), (3, 4, 2)),
+    Case("RepeatVector", {"n": 3}, ((4,),), (3, 4)),
+    Case("Masking", {"mask_value": 9.5}, ((3, 2),), (3, 2)),
     Case("ZeroPadding2D", {"padding": ((1, 0), (2, 3))}, ((2, 3, 2),), (3, 8, 2)),
     Case("UpSampling2D", {"size": (2, 3)}, ((2, 3, 2),), (4, 9, 2)),
     Case("UpSampling2D", {"size": (3, 2), "interpolation": "bilinear"}, ((3, 1, 2),), (9, 2, 2)),

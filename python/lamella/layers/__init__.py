@@ -13,7 +13,9 @@ from lamella.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from lamella.layers.base import Layer
 from lamella.layers.convolutional import Conv1D, Conv2D, DepthwiseConv2D
 from lamella.layers.core import Dense
+from lamella.layers.embedding import Embedding
 from lamella.layers.graph import Input, InputLayer
+from lamella.layers.masking import Masking
 from lamella.layers.merging import Add, Average, Concatenate, Multiply
 from lamella.layers.normalization import BatchNormalization
 from lamella.layers.pooling import (
@@ -27,9 +29,10 @@ from lamella.layers.pooling import (
     MaxPooling2D,
 )
 from lamella.layers.regularization import Dropout, SpatialDropout2D
-from lamella.layers.reshaping import Flatten, Permute, Reshape, ZeroPadding2D
+from lamella.layers.reshaping import Flatten, Permute, RepeatVector, Reshape, ZeroPadding2D
 from lamella.layers.separable import SeparableConv2D
 from lamella.layers.symbolic import SymbolicTensor
+from lamella.layers.time_distributed import TimeDistributed
 from lamella.layers.transposed import Conv2DTranspose
 from lamella.layers.upsampling import UpSampling2D
 from lamella.layers.weight import Weight
@@ -68,6 +71,7 @@ __all__ = [
     "Dense",
     "DepthwiseConv2D",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
@@ -81,6 +85,7 @@ __all__ = [
     "InputLayer",
     "Layer",
     "LeakyReLU",
+    "Masking",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPooling1D",
@@ -88,12 +93,14 @@ __all__ = [
     "Multiply",
     "Permute",
     "ReLU",
+    "RepeatVector",
     "Reshape",
     "SeparableConv2D",
     "SeparableConvolution2D",
     "Softmax",
     "SpatialDropout2D",
     "SymbolicTensor",
+    "TimeDistributed",
     "UpSampling2D",
     "Weight",
     "ZeroPadding2D",

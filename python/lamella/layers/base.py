@@ -55,6 +55,10 @@ def _completed(build: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def _call_with_mask(self: Layer, x: Any, training: bool = False, mask: Any = None) -> Any:
+    return self.forward(x, training, mask=mask)[0]  # type: ignore[call-arg]
+
+
 class Layer(Weighted):
     """Base of all layers; subclass it to write one in NumPy.
 
@@ -86,6 +90,12 @@ class Layer(Weighted):
     ``get_config()``
         the arguments of ``__init__``, for saving.
 
+    A mask is a bool array of an input's leading axes, False where a step of a sequence does not
+    count (see `Embedding` and `Masking`). With ``supports_masking = True`` it becomes the output's,
+    or what ``compute_mask(inputs, mask)`` returns; else it ends here. In a class with
+    ``uses_mask = True`` a model calls ``forward(x, training, mask=mask)``, with None where there is
+    no mask.
+
     Arrays given to ``forward`` belong to others: it must not write to them.
 
     Examples
@@ -107,15 +117,24 @@ class Layer(Weighted):
 
     # Names of the input's axes; Ellipsis stands for any number of axes. None: anything goes.
     input_axes: tuple[Any, ...] | None = None
+    # Whether the mask of the input is that of the output too, or compute_mask makes that of it.
     supports_masking = False
+    # Whether ``forward`` and ``call`` take a keyword argument ``mask``.
+    uses_mask = False
     # Integer arrays stay integer and the output has the input's dtype.
     keeps_dtype = False
+    # The input is indices: a model leaves integers for it as they are.
+    takes_indices = False
+    # Layers that this one is made of.
+    parts: tuple[Layer, ...] = ()
     dtype = "float32"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "build" in cls.__dict__:
             cls.build = _completed(cls.__dict__["build"])  # type: ignore[method-assign]
+        if cls.uses_mask is True and cls.call is Layer.call:
+            cls.call = _call_with_mask  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -142,6 +161,8 @@ class Layer(Weighted):
         self.activity_losses: list[float] = []
         self._building = False
         self._in_penalized = False
+        # Whether a graph has said that a mask ends here.
+        self.warned_of_mask = False
         # Size of the last axis that the weights were made for.
         self._input_channels: int | None = None
         if unknown:
@@ -200,8 +221,8 @@ class Layer(Weighted):
         """Begin a step: forget the penalties on earlier outputs."""
         self.activity_losses = []
 
-    def _penalized_forward(self, x: Any, training: bool) -> tuple[Any, Pullback]:
-        y, pull = self._once(type(self).forward, x, training)
+    def _penalized_forward(self, x: Any, training: bool, **options: Any) -> tuple[Any, Pullback]:
+        y, pull = self._once(type(self).forward, x, training, **options)
         penalty = self.activity_regularizer
         if self._in_penalized or penalty is None:
             return y, pull
@@ -210,17 +231,17 @@ class Layer(Weighted):
         self.activity_losses.append(penalty(y) * float(share))
         return y, lambda dy: pull(ops.add(dy, penalty.gradient(y) * share))
 
-    def _penalized_call(self, x: Any, training: bool = False) -> Any:
-        y = self._once(type(self).call, x, training)
+    def _penalized_call(self, x: Any, training: bool = False, **options: Any) -> Any:
+        y = self._once(type(self).call, x, training, **options)
         if not self._in_penalized and self.activity_regularizer is not None:
             self.activity_losses.append(self.activity_regularizer(y) / max(len(y), 1))
         return y
 
-    def _once(self, function: Callable[..., Any], x: Any, training: bool) -> Any:
+    def _once(self, function: Callable[..., Any], x: Any, training: bool, **options: Any) -> Any:
         """Run ``forward`` or ``call``; where one uses the other, the inner one adds no penalty."""
         outer, self._in_penalized = self._in_penalized, True
         try:
-            return function(self, x, training)
+            return function(self, x, training, **options)
         finally:
             self._in_penalized = outer
 
@@ -269,8 +290,26 @@ class Layer(Weighted):
             f"{self.label}: {type(self).__name__} must define compute_output_shape(input_shape)"
         )
 
+    @property
+    def makes_mask(self) -> bool:
+        """Whether the output may have a mask though no input has one: not in most layers."""
+        # A class of the user's own with a compute_mask is asked each time, as in Keras.
+        return self.supports_masking and type(self).compute_mask is not Layer.compute_mask
+
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Return the mask of the output: the input's where the layer keeps steps apart."""
+        """Return the mask of the output: the input's where the layer keeps steps apart.
+
+        Parameters
+        ----------
+        inputs : array, or list of arrays
+        mask : bool array or None, or a list of them
+            One for each input.
+
+        Returns
+        -------
+        bool array or None, or a tuple of them
+            One for each output.
+        """
         return mask if self.supports_masking else None
 
     def forward(self, x: Any, training: bool) -> tuple[Any, Pullback]:
@@ -293,7 +332,7 @@ class Layer(Weighted):
         """
         return None
 
-    def __call__(self, inputs: Any, training: bool | None = False) -> Any:
+    def __call__(self, inputs: Any, training: bool | None = False, mask: Any = None) -> Any:
         """Apply the layer.
 
         Parameters
@@ -304,6 +343,8 @@ class Layer(Weighted):
         training : bool
             Whether layers such as dropout behave as in training. In a graph the model's methods
             decide: `fit` trains, `predict` does not, whatever a layer was called with.
+        mask : bool array of the leading axes, optional
+            Steps that count, for layers that use masks. In a graph masks flow by themselves.
 
         Returns
         -------
@@ -320,6 +361,8 @@ class Layer(Weighted):
                 several and any(isinstance(x, SymbolicTensor) for x in inputs)
             ):
                 self._refuse_training(training)
+                if mask is not None:
+                    raise self.error("mask is not supported on symbolic tensors: masks flow there")
                 return self._call_on_symbols(inputs)
             if several and any(isinstance(x, np.ndarray) for x in inputs):
                 x: Any = [self._convert(array) for array in inputs]
@@ -332,10 +375,25 @@ class Layer(Weighted):
             else:
                 self.build(any_batch(shapes))
             self.reset_losses()
-            return self.forward(x, True)[0] if training else self.call(x)
+            options: dict[str, Any] = {}
+            if mask is not None:
+                options["mask"] = self._checked_mask(mask, shapes)
+            return self.forward(x, True, **options)[0] if training else self.call(x, **options)
         except NAMED_ERRORS as error:
             name_error(error, self)
             raise
+
+    def _checked_mask(self, mask: Any, shapes: Shapes) -> np.ndarray:
+        if not self.uses_mask:
+            raise self.error("takes no mask")
+        mask = np.asarray(mask)
+        leading = (shapes[0] if isinstance(shapes, list) else shapes)[: mask.ndim]
+        if mask.dtype != np.bool_ or not mask.ndim or mask.shape != leading:
+            raise self.error(
+                f"mask expects a bool array of the input's leading axes, {shapes}, "
+                f"got {mask.dtype} of shape {mask.shape}"
+            )
+        return mask
 
     def _convert(self, array: Any) -> np.ndarray:
         array = np.asarray(array)

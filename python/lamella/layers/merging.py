@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella import ops
+from lamella import masks, ops
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes, broadcast, common_batch
 from lamella.registry import register
@@ -18,6 +18,16 @@ class _Merging(Layer):
     """Called on a list; the pullback returns a tuple."""
 
     supports_masking = True
+
+    @property
+    def makes_mask(self) -> bool:
+        return False
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the steps that count in any input, as Keras does: all if one has no mask."""
+        if mask is None or any(one is None for one in mask):
+            return None
+        return functools.reduce(np.logical_or, mask)
 
     def check_input_shape(self, input_shape: Shapes) -> None:
         if not isinstance(input_shape, list) or not input_shape:
@@ -226,6 +236,21 @@ class Concatenate(_Merging):
 
     def call(self, x: list[np.ndarray], training: bool = False) -> np.ndarray:
         return ops.concatenate(*x, axis=self.axis)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the inputs' masks joined along the axis, all True for an input without one.
+
+        Joined along the last axis, which masks do not have, steps that count in any input count.
+        """
+        if mask is None or all(one is None for one in mask):
+            return None
+        parts = [
+            np.ones(x.shape[:-1], np.bool_) if one is None else masks.spread(one, x.shape[:-1])
+            for x, one in zip(inputs, mask, strict=True)
+        ]
+        if self.axis in (-1, inputs[0].ndim - 1):
+            return functools.reduce(np.logical_or, parts)
+        return np.concatenate(parts, axis=self.axis + 1 if self.axis < 0 else self.axis)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}

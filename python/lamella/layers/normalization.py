@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lamella import initializers, ops, regularizers
+from lamella import initializers, masks, ops, regularizers
 from lamella.arguments import number
 from lamella.layers.arguments import flag, reject
 from lamella.layers.base import Layer, Pullback
@@ -23,7 +24,7 @@ class BatchNormalization(Layer):
     x (N, ..., C); gamma, beta, moving_mean, moving_variance (C,). In training the mean and the
     (biased) variance are the batch's, over all axes but the last, and move the moving ones:
     ``moving = moving * momentum + batch * (1 - momentum)``. Otherwise, and in a layer with
-    ``trainable=False``, they are the moving ones.
+    ``trainable=False``, they are the moving ones. Masked steps take no part in the statistics.
 
     Parameters
     ----------
@@ -59,6 +60,7 @@ str or Initializer
 
     input_axes = ("batch", ..., "channels")
     supports_masking = True
+    uses_mask = True
 
     gamma: Weight | None
     beta: Weight | None
@@ -137,7 +139,9 @@ str or Initializer
             "moving_variance", shape, self.moving_variance_initializer, trainable=False
         )
 
-    def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
+    def forward(
+        self, x: np.ndarray, training: bool, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Pullback]:
         gamma, beta, trained = self.gamma, self.beta, self._trainable
         scale = None if gamma is None else gamma.value
         shift = None if beta is None else beta.value
@@ -150,7 +154,8 @@ str or Initializer
         )
         statistics: tuple[None, ...] = ()
         if training and trained:
-            (y, mean, variance), pull = ops.batch_norm.vjp(
+            vjp = ops.batch_norm.vjp if mask is None else _counting(mask)
+            (y, mean, variance), pull = vjp(
                 x, scale, shift, None, None, needs=needs, epsilon=self.epsilon
             )
             self._move(mean, variance)
@@ -181,7 +186,11 @@ str or Initializer
 
         return y, pullback
 
-    def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def call(
+        self, x: np.ndarray, training: bool = False, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        if training and mask is not None:
+            return self.forward(x, training, mask)[0]
         gamma = None if self.gamma is None else self.gamma.value
         beta = None if self.beta is None else self.beta.value
         if training and self._trainable:
@@ -221,3 +230,41 @@ str or Initializer
             "beta_regularizer": None if beta is None else regularizers.serialize(beta),
             "gamma_regularizer": None if gamma is None else regularizers.serialize(gamma),
         }
+
+
+def _counting(mask: np.ndarray) -> Callable[..., Any]:
+    """Return ``ops.batch_norm.vjp`` with the statistics of the rows that count.
+
+    Those take part as a batch of their own; the others are normalized by its statistics, and their
+    gradients reach it through these.
+    """
+
+    def vjp(
+        x: np.ndarray, gamma: Any, beta: Any, *_: None, needs: Any, epsilon: float
+    ) -> tuple[Any, Callable[..., Any]]:
+        rows = masks.spread(mask, x.shape[:-1])
+        if not rows.any():
+            raise ValueError("every step is masked: there is nothing to take statistics of")
+        wanted = (*needs[:3], True, True)
+        (counted, mean, variance), pull = ops.batch_norm.vjp(
+            x[rows], gamma, beta, None, None, needs=needs, epsilon=epsilon
+        )
+        others, pull_others = ops.batch_norm.vjp(
+            x[~rows], gamma, beta, mean, variance, needs=wanted, epsilon=epsilon
+        )
+        y = np.empty_like(x)
+        y[rows], y[~rows] = counted, others
+
+        def pullback(dy: np.ndarray, *_: None, out: Any) -> tuple[Any, ...]:
+            *late, dmean, dvariance = pull_others(dy[~rows])
+            early = pull(dy[rows], dmean, dvariance)[:3]
+            dx = None
+            if early[0] is not None:
+                dx = np.empty_like(x)
+                dx[rows], dx[~rows] = early[0], late[0]
+            sums = [None if a is None else a + b for a, b in zip(early[1:], late[1:], strict=True)]
+            return (dx, *sums, None, None)
+
+        return (y, mean, variance), pullback
+
+    return vjp

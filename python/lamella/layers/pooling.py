@@ -336,6 +336,8 @@ class GlobalMaxPooling2D(_GlobalPooling):
 class GlobalAveragePooling1D(_GlobalPooling):
     """``y[n,c] = mean over t of x[n,t,c]``; x (N, T, C), y (N, C).
 
+    With a mask (N, T) the mean is that of the steps that count, 0 where there is none.
+
     Parameters
     ----------
     data_format : {"channels_last"}, optional
@@ -350,8 +352,39 @@ class GlobalAveragePooling1D(_GlobalPooling):
     """
 
     input_axes = _AXES_1D
+    supports_masking = True
+    uses_mask = True
     _op = staticmethod(ops.global_avg_pool2d)
     _vjp = staticmethod(ops.global_avg_pool2d.vjp)
+
+    @property
+    def makes_mask(self) -> bool:
+        return False
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """Return None: the steps are gone."""
+
+    def forward(
+        self, x: np.ndarray, training: bool, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Pullback]:
+        if mask is None:
+            return super().forward(x, training)
+        # The mean as a product with each step's share (N, 1, T).
+        y, pull = ops.matmul.vjp(_shares(mask), x, needs=(False, True))
+        shape = y.shape
+        return self._with_positions(y[:, 0]), lambda dy: pull(dy.reshape(shape))[1]
+
+    def call(
+        self, x: np.ndarray, training: bool = False, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        if mask is None:
+            return super().call(x, training)
+        return self._with_positions(ops.matmul(_shares(mask), x)[:, 0])
+
+
+def _shares(mask: np.ndarray) -> np.ndarray:
+    counts = np.maximum(np.count_nonzero(mask, axis=1), 1).astype(np.float32)
+    return (mask / counts[:, np.newaxis])[:, np.newaxis]
 
 
 @register("layer")

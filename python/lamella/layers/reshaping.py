@@ -1,4 +1,4 @@
-"""Layers that arrange values: Flatten, Reshape, Permute, ZeroPadding2D."""
+"""Layers that arrange values: Flatten, Reshape, Permute, RepeatVector, ZeroPadding2D."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.layers.arguments import channels_last, integers
+from lamella.layers.arguments import channels_last, integer, integers
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
 from lamella.registry import register
@@ -176,6 +176,47 @@ class Permute(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dims": self.dims}
+
+
+@register("layer")
+class RepeatVector(Layer):
+    """x (N, D) as y (N, n, D): ``y[:, t] = x`` at each of n steps.
+
+    Parameters
+    ----------
+    n : int
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is less than 1, or the input does not have two axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> RepeatVector(2)(np.array([[1.0, 3.0]]))
+    array([[[1., 3.],
+            [1., 3.]]], dtype=float32)
+    """
+
+    input_axes = ("batch", "features")
+    keeps_dtype = True
+
+    def __init__(self, n: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n = integer(self, "n", n)
+
+    def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
+        return self.call(x), lambda dy: dy.sum(axis=1)
+
+    def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        return np.repeat(x[:, np.newaxis], self.n, axis=1)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (input_shape[0], self.n, input_shape[1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n": self.n}
 
 
 @register("layer")

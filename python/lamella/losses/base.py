@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella import arguments
+from lamella import arguments, masks
 
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None)
 
@@ -107,6 +107,19 @@ class Loss:
         inner = (1,) * (y_pred.ndim - rows.ndim)
         return rows, lambda d_rows: gradient * d_rows.reshape(d_rows.shape + inner), None
 
+    def _masked(self, rows: np.ndarray, counted: np.ndarray | None, mask: Any) -> np.ndarray | None:
+        """Return which rows count, by the loss itself and by a mask of their leading axes."""
+        if mask is None:
+            return counted
+        mask = np.asarray(mask)
+        if mask.shape != rows.shape[: mask.ndim]:
+            raise ValueError(
+                f"{self.name}: the mask of y_pred has shape {mask.shape}, which is no leading axes "
+                f"of the rows' {rows.shape}"
+            )
+        mask = masks.spread(mask, rows.shape)
+        return mask if counted is None else counted & mask
+
     def _weights(
         self, shape: tuple[int, ...], sample_weight: Any, counted: np.ndarray | None
     ) -> np.ndarray:
@@ -142,7 +155,9 @@ class Loss:
         """Return one loss a row, a float32 array of the shape of ``y_pred`` without its last."""
         return self._rows(np.asarray(y_true), np.asarray(y_pred, np.float32))[0]
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None
+    ) -> Any:
         """Return the loss: a float, or the array of weighted rows with reduction ``"none"``.
 
         Parameters
@@ -153,6 +168,9 @@ class Loss:
         sample_weight : array_like, optional
             One weight a row, or one for each entry of the leading axes, such as (N,) for rows
             (N, T).
+        mask : bool array, optional
+            Of the rows' leading axes: rows where it is False do not count, nor are they part of
+            the number that a mean divides by.
 
         Raises
         ------
@@ -160,13 +178,13 @@ class Loss:
             If the shapes do not fit each other.
         """
         rows, _, counted = self._rows(np.asarray(y_true), np.asarray(y_pred, np.float32))
-        weights = self._weights(rows.shape, sample_weight, counted)
+        weights = self._weights(rows.shape, sample_weight, self._masked(rows, counted, mask))
         if self.reduction in ("none", None):
             return rows * weights
         return self._reduce(rows, weights)
 
     def value_and_gradient(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None
     ) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient to ``y_pred``, float32 in the shape of ``y_pred``.
 
@@ -177,10 +195,10 @@ class Loss:
         """
         y_pred = np.asarray(y_pred, np.float32)
         rows, pullback, counted = self._rows(np.asarray(y_true), y_pred)
-        return self._finish(rows, pullback, counted, sample_weight)
+        return self._finish(rows, pullback, self._masked(rows, counted, mask), sample_weight)
 
     def value_and_gradient_from_logits(
-        self, y_true: Any, logits: Any, sample_weight: Any = None
+        self, y_true: Any, logits: Any, sample_weight: Any = None, mask: Any = None
     ) -> tuple[float, np.ndarray]:
         """Return the loss of ``softmax(logits)``, and its gradient to ``logits``, stably.
 

@@ -135,12 +135,13 @@ class SparseCategoricalCrossentropy(Loss):
         return rows, pullback, None if self.ignore_class is None else labels != self.ignore_class
 
     def value_and_gradient_from_logits(
-        self, y_true: Any, logits: Any, sample_weight: Any = None
+        self, y_true: Any, logits: Any, sample_weight: Any = None, mask: Any = None
     ) -> tuple[float, np.ndarray]:
         if not self.accepts_softmax_logits:
-            return super().value_and_gradient_from_logits(y_true, logits, sample_weight)
+            return super().value_and_gradient_from_logits(y_true, logits, sample_weight, mask)
         logits = np.asarray(logits, np.float32)
-        return self._finish(*self._rows(np.asarray(y_true), logits, True), sample_weight)
+        rows, pullback, counted = self._rows(np.asarray(y_true), logits, True)
+        return self._finish(rows, pullback, self._masked(rows, counted, mask), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -206,12 +207,13 @@ class CategoricalCrossentropy(Loss):
         return rows, lambda d_rows: pullback(d_rows).reshape(shape), None
 
     def value_and_gradient_from_logits(
-        self, y_true: Any, logits: Any, sample_weight: Any = None
+        self, y_true: Any, logits: Any, sample_weight: Any = None, mask: Any = None
     ) -> tuple[float, np.ndarray]:
         if not self.accepts_softmax_logits:
-            return super().value_and_gradient_from_logits(y_true, logits, sample_weight)
+            return super().value_and_gradient_from_logits(y_true, logits, sample_weight, mask)
         logits = np.asarray(logits, np.float32)
-        return self._finish(*self._rows(np.asarray(y_true), logits, True), sample_weight)
+        rows, pullback, counted = self._rows(np.asarray(y_true), logits, True)
+        return self._finish(rows, pullback, self._masked(rows, counted, mask), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         return {

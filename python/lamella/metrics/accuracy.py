@@ -214,6 +214,7 @@ class FittingAccuracy(Metric):
     """
 
     direction = "up"
+    leaves_out_masked = True
 
     def __init__(self, name: str = "accuracy", dtype: Any = None) -> None:
         self._chosen: Metric | None = None

@@ -41,6 +41,8 @@ class Metric:
 
     #: Which way is better, "up" or "down", for callbacks that look for the best epoch.
     direction: str | None = None
+    #: Whether masked steps are left out, by a weight of 0; as in Keras not in every metric.
+    leaves_out_masked = False
 
     def __init__(self, name: str | None = None, dtype: Any = None) -> None:
         owner = type(self).__name__
@@ -89,6 +91,8 @@ class MeanOfRows(Metric):
 
     Subclasses turn a batch into one value a sample, or more, and hand them to ``_add``.
     """
+
+    leaves_out_masked = True
 
     def reset_state(self) -> None:
         self.total = 0.0

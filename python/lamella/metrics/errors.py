@@ -70,6 +70,7 @@ class RootMeanSquaredError(MeanOfRows):
     """
 
     direction = "down"
+    leaves_out_masked = False
 
     def __init__(self, name: str = "root_mean_squared_error", dtype: Any = None) -> None:
         super().__init__(name, dtype)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lamella import random
+from lamella.layers.embedding import as_indices
 from lamella.layers.graph import SymbolicTensor
 from lamella.losses import (
     BinaryCrossentropy,
@@ -27,6 +28,9 @@ from lamella.losses import (
 from lamella.losses.base import fit_weights
 
 _FLOAT32 = np.dtype(np.float32)
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+# Integer dtypes that need no conversion, by an input's dtype.
+_READY_DTYPES = {"int32": (_INT32,), "int64": (_INT64,), "indices": (_INT32, _INT64)}
 # Their targets are floats in the shape of the prediction, up to a last axis of size 1.
 _ELEMENTWISE_LOSSES = (
     BinaryCrossentropy,
@@ -87,9 +91,16 @@ def as_list(value: Any, names: Sequence[str], where: str) -> list[Any]:
 
 
 def as_inputs(
-    x: Any, tensors: Sequence[SymbolicTensor], names: Sequence[str], owner: str
+    x: Any,
+    tensors: Sequence[SymbolicTensor],
+    dtypes: Sequence[str],
+    names: Sequence[str],
+    owner: str,
 ) -> list[np.ndarray]:
     """Return `x` as one array for each model input, of its dtype and of a shape it takes.
+
+    A dtype is "float32", "int32", "int64", or "indices": int32 or int64 as it comes, other
+    integers and whole floats converted.
 
     Raises
     ------
@@ -99,11 +110,11 @@ def as_inputs(
         A shape or the number of arrays does not fit, or they differ in their number of samples.
     """
     # The case that predict_on_batch must not pay for: nothing to convert.
-    if len(tensors) == 1 and type(x) is np.ndarray and x.dtype is _FLOAT32:
-        tensor = tensors[0]
+    if len(tensors) == 1 and type(x) is np.ndarray:
+        tensor, dtype = tensors[0], dtypes[0]
         if (
-            x.shape[1:] == tensor.shape[1:]
-            and tensor.dtype == "float32"
+            (x.dtype is _FLOAT32 if dtype == "float32" else x.dtype in _READY_DTYPES[dtype])
+            and x.shape[1:] == tensor.shape[1:]
             and tensor.shape[0] in (None, len(x))
             and x.flags.c_contiguous
         ):
@@ -111,9 +122,10 @@ def as_inputs(
     if x is None:
         raise ValueError(f"{owner}: x is missing")
     values = as_list(x, names, f"{owner}: x")
+    places = [f"{owner}: x"] if len(names) == 1 else [f"{owner}: x[{name!r}]" for name in names]
     arrays = [
-        _as_input(value, tensor, f"{owner}: x" if len(names) == 1 else f"{owner}: x[{name!r}]")
-        for value, tensor, name in zip(values, tensors, names, strict=True)
+        _as_input(value, tensor, dtype, where)
+        for value, tensor, dtype, where in zip(values, tensors, dtypes, places, strict=True)
     ]
     counts = {len(array) for array in arrays}
     if len(counts) > 1:
@@ -122,7 +134,7 @@ def as_inputs(
     return arrays
 
 
-def _as_input(value: Any, tensor: SymbolicTensor, where: str) -> np.ndarray:
+def _as_input(value: Any, tensor: SymbolicTensor, dtype: str, where: str) -> np.ndarray:
     array = as_numbers(value, where)
     expected = tensor.shape
     received = array.shape
@@ -135,7 +147,9 @@ def _as_input(value: Any, tensor: SymbolicTensor, where: str) -> np.ndarray:
         for size, known in zip(array.shape, expected, strict=True)
     ):
         raise ValueError(f"{where} expects shape {expected}, received {received}")
-    target = np.dtype(tensor.dtype)
+    if dtype == "indices":
+        return np.ascontiguousarray(as_indices(array, f"{where} "))
+    target = np.dtype(dtype)
     if target.kind == "i":
         return _as_integers(array, target, where)
     return np.ascontiguousarray(array, dtype=target)

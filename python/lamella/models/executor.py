@@ -20,6 +20,7 @@ import numpy as np
 from lamella import ops
 from lamella.layers.base import Layer, name_error
 from lamella.layers.graph import Node, SymbolicTensor
+from lamella.models.masks import Mask, MaskPlan, Masks
 
 # Models nested in models multiply; a file of a few kilobytes must not describe 2**30 steps.
 MAX_STEPS = 2**15
@@ -65,6 +66,9 @@ class Graph:
                 slots.update({id(t): slot for t, slot in zip(node.outputs, targets, strict=True)})
         self.inputs = tuple(slots[id(tensor)] for tensor in inputs)
         self.outputs = tuple(slots[id(tensor)] for tensor in outputs)
+        plan = MaskPlan(self.steps, self.outputs, self.size)
+        # None where no layer makes a mask, which is the common case.
+        self.masks = plan if plan.has_masks else None
 
     def _new_slot(self) -> int:
         self.size += 1
@@ -117,10 +121,36 @@ def _last_uses(graph: Graph) -> list[tuple[int, ...]]:
     return last[::-1]
 
 
+def all_layers(graph: Graph) -> list[Layer]:
+    """Return the layers of a graph and those that they are made of, each once."""
+    layers: dict[int, Layer] = {}
+    waiting = [step.layer for step in reversed(graph.steps)]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in layers:
+            layers[id(layer)] = layer
+            waiting.extend(reversed(layer.parts))
+    return list(layers.values())
+
+
 def penalized_layers(graph: Graph) -> list[Layer]:
     """Return the layers whose outputs are penalized, each once."""
-    layers = {id(step.layer): step.layer for step in graph.steps}
-    return [layer for layer in layers.values() if layer.activity_regularizer is not None]
+    return [layer for layer in all_layers(graph) if layer.activity_regularizer is not None]
+
+
+def index_inputs(graph: Graph) -> set[int]:
+    """Return the slots of inputs that only feed layers which take indices.
+
+    On the way there may be layers that leave integers as they are, such as Reshape.
+    """
+    takers: set[int] = set()
+    others = set(graph.outputs)
+    for step in reversed(graph.steps):
+        layer = step.layer
+        passes = layer.keeps_dtype and takers.issuperset(step.outputs)
+        wants = layer.takes_indices or (passes and others.isdisjoint(step.outputs))
+        (takers if wants else others).update(step.inputs)
+    return {slot for slot in graph.inputs if slot in takers and slot not in others}
 
 
 class Inference:
@@ -136,7 +166,9 @@ class Inference:
         self._calls = [step.layer.call for step in graph.steps]
         self._releases = _last_uses(graph)
         self._penalized = penalized_layers(graph)
-        run = self._run_chain if graph.is_chain() else self._run_graph
+        # A chain with masks goes by slots: a mask needs a place beside its tensor.
+        is_plain = graph.is_chain() and graph.masks is None
+        run = self._run_chain if is_plain else self._run_graph
         # Bound once: predict_on_batch calls it for a few microseconds' work.
         self.run: Callable[[Sequence[Any]], list[Any]] = run
         if self._penalized:
@@ -160,19 +192,38 @@ class Inference:
         return [x]
 
     def _run_graph(self, inputs: Sequence[Any]) -> list[Any]:
+        return self._run_with_masks(inputs)[0]
+
+    def run_with_masks(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Mask]]:
+        """Return the outputs and their masks, None where there is none."""
+        if self._graph.masks is None:
+            return self.run(inputs), [None] * len(self._graph.outputs)
+        for layer in self._penalized:
+            layer.reset_losses()
+        return self._run_with_masks(inputs)
+
+    def _run_with_masks(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Mask]]:
         graph = self._graph
+        masks = None if graph.masks is None else Masks(graph.masks)
         values: list[Any] = [None] * graph.size
         for slot, array in zip(graph.inputs, inputs, strict=True):
             values[slot] = array
-        for step, call, release in zip(graph.steps, self._calls, self._releases, strict=True):
+        for position, (step, call, release) in enumerate(
+            zip(graph.steps, self._calls, self._releases, strict=True)
+        ):
             try:
-                _write(values, step, call(_read(values, step)))
+                x = _read(values, step)
+                result = call(x) if masks is None else masks.call(position, call, x)
+                _write(values, step, result)
             except Exception as error:
                 name_error(error, step.layer)
                 raise
             for slot in release:
                 values[slot] = None
-        return [values[slot] for slot in graph.outputs]
+            if masks is not None:
+                masks.release(release)
+        outputs = [values[slot] for slot in graph.outputs]
+        return outputs, [None] * len(outputs) if masks is None else masks.of_outputs
 
 
 def _read(values: list[Any], step: Step) -> Any:
@@ -232,13 +283,20 @@ class Training:
         self._releases = _last_uses(graph)
         # The undifferentiated steps of a chain come first.
         self._first = self._differentiated.index(True) if any(self._differentiated) else None
-        self._is_chain = graph.is_chain() and self._first is not None
+        self._is_chain = graph.is_chain() and graph.masks is None and self._first is not None
         self._backward_steps = [
             step for step, has in zip(graph.steps, self._differentiated, strict=True) if has
         ][::-1]
 
     def forward(self, inputs: Sequence[Any], training: bool = True) -> tuple[list[Any], Tape]:
         """Return the outputs for `inputs`, and the tape that `backward` takes."""
+        outputs, tape, _ = self.forward_with_masks(inputs, training)
+        return outputs, tape
+
+    def forward_with_masks(
+        self, inputs: Sequence[Any], training: bool = True
+    ) -> tuple[list[Any], Tape, list[Mask]]:
+        """Return the outputs, the tape, and the masks of the outputs, None where there is none."""
         for layer in self._penalized:
             layer.reset_losses()
         silenced = self._without_input_gradient
@@ -246,7 +304,8 @@ class Training:
             layer.needs_input_gradient = False
         try:
             if self._is_chain:
-                return self._forward_chain(inputs[0], training)
+                outputs, tape = self._forward_chain(inputs[0], training)
+                return outputs, tape, [None]
             return self._forward_graph(inputs, training)
         finally:
             for layer in silenced:
@@ -268,17 +327,24 @@ class Training:
             raise
         return [x], tape
 
-    def _forward_graph(self, inputs: Sequence[Any], training: bool) -> tuple[list[Any], Tape]:
+    def _forward_graph(
+        self, inputs: Sequence[Any], training: bool
+    ) -> tuple[list[Any], Tape, list[Mask]]:
         graph = self._graph
+        masks = None if graph.masks is None else Masks(graph.masks)
         values: list[Any] = [None] * graph.size
         for slot, array in zip(graph.inputs, inputs, strict=True):
             values[slot] = array
         tape: Tape = []
-        for step, function, differentiated, release in zip(
-            graph.steps, self._forwards, self._differentiated, self._releases, strict=True
+        for position, (step, function, differentiated, release) in enumerate(
+            zip(graph.steps, self._forwards, self._differentiated, self._releases, strict=True)
         ):
             try:
-                result = function(_read(values, step), training)
+                x = _read(values, step)
+                if masks is None:
+                    result = function(x, training)
+                else:
+                    result = masks.call(position, function, x, training)
             except Exception as error:
                 name_error(error, step.layer)
                 raise
@@ -288,7 +354,10 @@ class Training:
             _write(values, step, result)
             for slot in release:
                 values[slot] = None
-        return [values[slot] for slot in graph.outputs], tape
+            if masks is not None:
+                masks.release(release)
+        outputs = [values[slot] for slot in graph.outputs]
+        return outputs, tape, [None] * len(outputs) if masks is None else masks.of_outputs
 
     def backward(self, tape: Tape, gradients: Sequence[np.ndarray | None]) -> Gradients:
         """Pull the outputs' `gradients` back; the weights receive theirs on the way.

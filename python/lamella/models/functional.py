@@ -21,7 +21,7 @@ from lamella.layers.naming import snake_case, unique_name
 from lamella.layers.shapes import Shapes
 from lamella.models import topology
 from lamella.models.data import as_inputs
-from lamella.models.executor import Graph, Inference, Training
+from lamella.models.executor import Graph, Inference, Training, index_inputs
 from lamella.models.saving import Saved
 from lamella.models.summary import print_summary
 from lamella.models.trainer import Trainer
@@ -96,6 +96,12 @@ class Model(Trainer, Saved, Layer):
         self._outputs = outputs
         self.graph = Graph(nodes, inputs, outputs)
         self._inference = Inference(self.graph)
+        fed = index_inputs(self.graph)
+        # "indices" for an input that only feeds embeddings: integers stay integers.
+        self._input_dtypes = [
+            "indices" if slot in fed and tensor.dtype == "float32" else tensor.dtype
+            for slot, tensor in zip(self.graph.inputs, inputs, strict=True)
+        ]
         self.built = True
         self._graph_changed()
 
@@ -168,6 +174,11 @@ class Model(Trainer, Saved, Layer):
             count = sum(known == name or known.startswith(f"{name}_#") for known in names)
             names.append(f"{name}_#{count}" if count else name)
         return [name.replace("_#", "_") for name in names]
+
+    @property
+    def takes_indices(self) -> bool:  # type: ignore[override]
+        """Whether all inputs are indices that embeddings take."""
+        return self.built and len(index_inputs(self.graph)) == len(self.graph.inputs)
 
     def _require_graph(self, what: str) -> None:
         if not self.built:
@@ -305,7 +316,7 @@ class Model(Trainer, Saved, Layer):
             tensor.dtype = inner.dtype
         return self._structured(list(made)) if self._output_keys else result
 
-    def __call__(self, inputs: Any, training: bool | None = False) -> Any:
+    def __call__(self, inputs: Any, training: bool | None = False, mask: Any = None) -> Any:
         """Apply the model to arrays, or make it part of another model.
 
         Parameters
@@ -314,11 +325,15 @@ class Model(Trainer, Saved, Layer):
             Arrays of a batch, converted to the inputs' dtypes.
         training : bool
             Whether layers such as dropout behave as in training; not True for symbolic tensors.
+        mask : None
+            Not supported: masks begin inside a model.
 
         Returns
         -------
         np.ndarray or SymbolicTensor, or a list or dict of them
         """
+        if mask is not None:
+            raise self.error("mask is not supported: masks begin inside a model")
         parts = inputs.values() if isinstance(inputs, Mapping) else inputs
         if isinstance(inputs, SymbolicTensor) or (
             isinstance(inputs, (list, tuple, Mapping))
@@ -335,7 +350,7 @@ class Model(Trainer, Saved, Layer):
     def _converted(self, x: Any) -> list[np.ndarray]:
         """Check and convert input data; a model without a graph yet is built for it."""
         self._build_for(x)
-        return as_inputs(x, self._inputs, self.input_names, self.label)
+        return as_inputs(x, self._inputs, self._input_dtypes, self.input_names, self.label)
 
     def _build_for(self, x: Any) -> None:
         """Build for data `x`, where the graph waits for it."""

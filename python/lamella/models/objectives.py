@@ -13,6 +13,7 @@ import numpy as np
 
 from lamella import losses, metrics, registry
 from lamella.losses import Loss
+from lamella.losses.base import fit_weights
 from lamella.metrics import Mean, Metric
 
 Shape = tuple[int | None, ...]
@@ -67,13 +68,14 @@ class Objective:
         target: np.ndarray | None,
         prediction: np.ndarray,
         weight: np.ndarray | None,
+        mask: np.ndarray | None = None,
     ) -> None:
         """Take a batch of `count` samples, of loss `value`, into the tracker and the metrics."""
         if target is not None:
             for metric in self.metrics:
-                metric.update_state(target, prediction)
+                metric.update_state(target, prediction, *_masked(metric, None, mask))
             for metric in self.weighted_metrics:
-                metric.update_state(target, prediction, weight)
+                metric.update_state(target, prediction, *_masked(metric, weight, mask, True))
         if self.tracker is not None and value is not None:
             self.tracker.update_state(value, count)
 
@@ -158,6 +160,18 @@ class Objectives:
         for name, metric in self._named:
             logs[name] = metric.result()
         return logs
+
+
+def _masked(
+    metric: Metric, weight: np.ndarray | None, mask: np.ndarray | None, is_weighted: bool = False
+) -> tuple[np.ndarray | None, ...]:
+    """Return the sample weights a metric is given: none, the caller's, or those of the mask too."""
+    if mask is None or not metric.leaves_out_masked:
+        return (weight,) if is_weighted else ()
+    weights = mask.astype(np.float32)
+    if weight is not None:
+        weights = weights * fit_weights(metric.name, weight, mask.shape)
+    return (weights,)
 
 
 def _spread(value: Any, names: Sequence[str], argument: str) -> list[Any]:

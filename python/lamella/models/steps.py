@@ -25,6 +25,7 @@ from lamella.models.executor import (
     penalized_layers,
 )
 from lamella.models.flat_buffer import FlatBuffer
+from lamella.models.masks import Mask
 from lamella.models.objectives import Objectives, decode, encode
 
 if TYPE_CHECKING:
@@ -313,8 +314,8 @@ class Steps:
         buffer = state.buffer
         buffer.save_state()
         try:
-            outputs, tape = state.plan.forward(batch.inputs)
-            total, values, gradients = self._losses_and_gradients(batch, outputs, state)
+            outputs, tape, masks = state.plan.forward_with_masks(batch.inputs)
+            total, values, gradients = self._losses_and_gradients(batch, outputs, masks, state)
             state.begin_gradients()
             state.plan.backward(tape, gradients)
             state.finish_gradients()
@@ -322,14 +323,14 @@ class Steps:
             for position in state.logits:
                 if objectives.each[position].has_metrics:
                     outputs[position] = ops.softmax(outputs[position])
-            self._count(batch, total, values, outputs, alone)
+            self._count(batch, total, values, outputs, masks, alone)
         except BaseException:
             buffer.restore_state()
             raise
         self.optimizer.apply(buffer.values, buffer.gradients, state.segments)
 
     def _losses_and_gradients(
-        self, batch: Batch, outputs: list[Any], state: TrainingState
+        self, batch: Batch, outputs: list[Any], masks: Sequence[Mask], state: TrainingState
     ) -> tuple[float, list[float | None], Gradients]:
         assert self._objectives is not None
         total = 0.0
@@ -347,7 +348,10 @@ class Steps:
                 else loss.value_and_gradient
             )
             value, gradient = evaluate(
-                batch.targets[position], outputs[position], batch.weights[position]
+                batch.targets[position],
+                outputs[position],
+                batch.weights[position],
+                **_mask_option(masks[position]),
             )
             factor = objective.loss_weight
             total += value * factor
@@ -359,18 +363,18 @@ class Steps:
         objectives = self._ready_objectives()
         if self._penalties is None:
             self._penalties = Penalties(self)
-        outputs = self._inference.run(batch.inputs)
+        outputs, masks = self._inference.run_with_masks(batch.inputs)
         total = self._penalties.total()
         values: list[float | None] = []
-        for objective, target, output, weight in zip(
-            objectives.each, batch.targets, outputs, batch.weights, strict=True
+        for objective, target, output, weight, mask in zip(
+            objectives.each, batch.targets, outputs, batch.weights, masks, strict=True
         ):
             value = None
             if objective.loss is not None:
-                value = objective.loss(target, output, weight)
+                value = objective.loss(target, output, weight, **_mask_option(mask))
                 total += value * objective.loss_weight
             values.append(value)
-        self._count(batch, total, values, outputs, alone)
+        self._count(batch, total, values, outputs, masks, alone)
 
     def _count(
         self,
@@ -378,15 +382,16 @@ class Steps:
         total: float,
         values: Sequence[float | None],
         outputs: Sequence[Any],
+        masks: Sequence[Mask],
         alone: bool,
     ) -> None:
         assert self._objectives is not None
         if alone:
             self._objectives.reset()
-        for objective, value, target, output, weight in zip(
-            self._objectives.each, values, batch.targets, outputs, batch.weights, strict=True
+        for objective, value, target, output, weight, mask in zip(
+            self._objectives.each, values, batch.targets, outputs, batch.weights, masks, strict=True
         ):
-            objective.update(batch.size, value, target, output, weight)
+            objective.update(batch.size, value, target, output, weight, mask)
         self._objectives.tracker.update_state(float(total), batch.size)
 
     def _returned(self, return_dict: bool) -> Any:
@@ -460,3 +465,11 @@ class Steps:
             ):
                 outputs[position] = output.copy()
         return outputs
+
+
+def _mask_option(mask: Mask) -> dict[str, Any]:
+    """Return how a mask is passed to a loss: not at all where there is none.
+
+    A loss of the user's own may not know the argument.
+    """
+    return {} if mask is None else {"mask": mask}
