@@ -28,6 +28,11 @@ from lamella.layers.pooling import (
     MaxPooling1D,
     MaxPooling2D,
 )
+from lamella.layers.recurrent import RNN
+from lamella.layers.recurrent_bidirectional import Bidirectional
+from lamella.layers.recurrent_cells import SimpleRNNCell
+from lamella.layers.recurrent_gated import GRUCell, LSTMCell
+from lamella.layers.recurrent_layers import GRU, LSTM, SimpleRNN
 from lamella.layers.regularization import Dropout, SpatialDropout2D
 from lamella.layers.reshaping import Flatten, Permute, RepeatVector, Reshape, ZeroPadding2D
 from lamella.layers.separable import SeparableConv2D
@@ -53,6 +58,9 @@ SeparableConvolution2D = SeparableConv2D
 
 __all__ = [
     "ELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "Add",
     "Average",
@@ -61,6 +69,7 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "BatchNormalization",
+    "Bidirectional",
     "Concatenate",
     "Conv1D",
     "Conv2D",
@@ -73,6 +82,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
     "GlobalAvgPool1D",
@@ -83,6 +93,7 @@ __all__ = [
     "GlobalMaxPooling2D",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Layer",
     "LeakyReLU",
     "Masking",
@@ -97,6 +108,8 @@ __all__ = [
     "Reshape",
     "SeparableConv2D",
     "SeparableConvolution2D",
+    "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout2D",
     "SymbolicTensor",

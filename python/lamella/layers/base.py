@@ -495,4 +495,4 @@ def _own_object(key: str, value: Any, custom_objects: dict[str, Any]) -> Any:
         return initializers.get(value, custom_objects)
     if key.endswith("_regularizer"):
         return regularizers.get(value, custom_objects)
-    return activations.get(value, custom_objects) if key == "activation" else value
+    return activations.get(value, custom_objects) if key.endswith("activation") else value
