@@ -181,8 +181,10 @@ def test_every_layer_is_tested_alike() -> None:
         for value in vars(layers).values()
         if isinstance(value, type) and issubclass(value, layers.Layer)
     }
-    # Those that take indices or layers: tests/test_sequence_layers.py.
-    elsewhere = {"Embedding", "TimeDistributed"}
+    # Those that take indices or layers, or have states: tests/test_sequence_layers.py and
+    # tests/test_recurrent_layers.py.
+    elsewhere = {"Embedding", "TimeDistributed", "RNN", "Bidirectional"}
+    elsewhere |= {f"{kind}{end}" for kind in ("SimpleRNN", "LSTM", "GRU") for end in ("", "Cell")}
     assert classes - {case.name for case in CASES} == {"Layer", "InputLayer"} | elsewhere
 
 

@@ -125,6 +125,8 @@ class Layer(Weighted):
     keeps_dtype = False
     # The input is indices: a model leaves integers for it as they are.
     takes_indices = False
+    # Keeps states from batch to batch: has save_state() and restore_state().
+    stateful = False
     # Layers that this one is made of.
     parts: tuple[Layer, ...] = ()
     dtype = "float32"

@@ -112,7 +112,7 @@ class Bidirectional(Wrapper):
 
     def _halves(self, x: Any) -> tuple[Any, Any]:
         """Return the inputs of both layers, from a sequence or [sequence, *states of both]."""
-        if not isinstance(x, (list, tuple)):
+        if not isinstance(x, list):
             return x, x
         sequence, *states = x
         own = self._state_count
@@ -150,6 +150,8 @@ class Bidirectional(Wrapper):
 
     def call(self, x: Any, training: bool = False, mask: Any = None) -> Any:
         first, second = self._halves(x)
+        if self.stateful:
+            self.forward_layer.save_state()
         ahead = self.forward_layer.call(first, training, mask)
         try:
             back = self.backward_layer.call(second, training, mask)
@@ -189,7 +191,9 @@ class Bidirectional(Wrapper):
 
     def forward(self, x: Any, training: bool, mask: Any = None) -> tuple[Any, Pullback]:
         first, second = self._halves(x)
-        takes_list = isinstance(x, (list, tuple))
+        takes_list = isinstance(x, list)
+        if self.stateful:
+            self.forward_layer.save_state()
         for each in self.parts:
             each.needs_input_gradient = self.needs_input_gradient
         try:
@@ -281,6 +285,12 @@ class Bidirectional(Wrapper):
             each.reset_state()
 
     reset_states = reset_state
+
+    def save_state(self) -> None:
+        """Do nothing: the two layers are asked themselves."""
+
+    def restore_state(self) -> None:
+        """Do nothing: the two layers are asked themselves."""
 
     def get_config(self) -> dict[str, Any]:
         return {

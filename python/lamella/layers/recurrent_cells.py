@@ -293,7 +293,8 @@ class RecurrentCell(Layer):
         return (results[1], *results[1:])
 
     def check_input_shape(self, input_shape: Shapes) -> None:
-        super().check_input_shape(input_shape[0] if _is_list(input_shape) else input_shape)
+        shape: Any = input_shape[0] if _is_list(input_shape) else input_shape
+        super().check_input_shape(shape)
 
     def __call__(  # type: ignore[override]
         self, inputs: Any, states: Any = None, training: bool | None = False

@@ -138,6 +138,11 @@ def penalized_layers(graph: Graph) -> list[Layer]:
     return [layer for layer in all_layers(graph) if layer.activity_regularizer is not None]
 
 
+def stateful_layers(graph: Graph) -> list[Any]:
+    """Return the layers that keep states from batch to batch, as stateful recurrent ones do."""
+    return [layer for layer in all_layers(graph) if layer.stateful]
+
+
 def index_inputs(graph: Graph) -> set[int]:
     """Return the slots of inputs that only feed layers which take indices.
 
@@ -166,18 +171,31 @@ class Inference:
         self._calls = [step.layer.call for step in graph.steps]
         self._releases = _last_uses(graph)
         self._penalized = penalized_layers(graph)
+        self._stateful = stateful_layers(graph)
         # A chain with masks goes by slots: a mask needs a place beside its tensor.
         is_plain = graph.is_chain() and graph.masks is None
         run = self._run_chain if is_plain else self._run_graph
         # Bound once: predict_on_batch calls it for a few microseconds' work.
         self.run: Callable[[Sequence[Any]], list[Any]] = run
-        if self._penalized:
-            self.run = lambda inputs: self._reset_and_run(run, inputs)
+        if self._penalized or self._stateful:
+            self.run = lambda inputs: self._prepared(run, inputs)
 
-    def _reset_and_run(self, run: Callable[..., list[Any]], inputs: Sequence[Any]) -> list[Any]:
+    def _prepared(self, run: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+        """Run after what penalties and states need; a run that fails leaves the states alone."""
         for layer in self._penalized:
             layer.reset_losses()
-        return run(inputs)
+        for layer in self._stateful:
+            layer.save_state()
+        try:
+            return run(inputs)
+        except BaseException:
+            self.restore_states()
+            raise
+
+    def restore_states(self) -> None:
+        """Undo what the last run did to the states of stateful layers."""
+        for layer in self._stateful:
+            layer.restore_state()
 
     def _run_chain(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the outputs for `inputs`, both in the graph's order."""
@@ -198,9 +216,8 @@ class Inference:
         """Return the outputs and their masks, None where there is none."""
         if self._graph.masks is None:
             return self.run(inputs), [None] * len(self._graph.outputs)
-        for layer in self._penalized:
-            layer.reset_losses()
-        return self._run_with_masks(inputs)
+        result: tuple[list[Any], list[Mask]] = self._prepared(self._run_with_masks, inputs)
+        return result
 
     def _run_with_masks(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Mask]]:
         graph = self._graph
@@ -280,6 +297,7 @@ class Training:
         # Set for the length of a forward pass only: a layer may belong to several models.
         self._without_input_gradient = [layers[key] for key, want in wanted.items() if not want]
         self._penalized = penalized_layers(graph)
+        self._stateful = stateful_layers(graph)
         self._releases = _last_uses(graph)
         # The undifferentiated steps of a chain come first.
         self._first = self._differentiated.index(True) if any(self._differentiated) else None
@@ -299,6 +317,8 @@ class Training:
         """Return the outputs, the tape, and the masks of the outputs, None where there is none."""
         for layer in self._penalized:
             layer.reset_losses()
+        for layer in self._stateful:
+            layer.save_state()
         silenced = self._without_input_gradient
         for layer in silenced:
             layer.needs_input_gradient = False
@@ -307,9 +327,17 @@ class Training:
                 outputs, tape = self._forward_chain(inputs[0], training)
                 return outputs, tape, [None]
             return self._forward_graph(inputs, training)
+        except BaseException:
+            self.restore_states()
+            raise
         finally:
             for layer in silenced:
                 layer.needs_input_gradient = True
+
+    def restore_states(self) -> None:
+        """Undo what the last forward pass did to the states of stateful layers."""
+        for layer in self._stateful:
+            layer.restore_state()
 
     def _forward_chain(self, x: Any, training: bool) -> tuple[list[Any], Tape]:
         tape: Tape = []

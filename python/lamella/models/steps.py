@@ -326,6 +326,7 @@ class Steps:
             self._count(batch, total, values, outputs, masks, alone)
         except BaseException:
             buffer.restore_state()
+            state.plan.restore_states()
             raise
         self.optimizer.apply(buffer.values, buffer.gradients, state.segments)
 

@@ -1,0 +1,695 @@
+"""Recurrent layers: against Keras, by finite differences, and what is special about each."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import recurrent_standin
+from keras_peer import import_keras
+from layer_cases import randomize
+
+import lamella
+from lamella import layers, ops
+from lamella import random as lamella_random
+from lamella.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    Dense,
+    Embedding,
+    GRUCell,
+    Input,
+    Layer,
+    LSTMCell,
+    SimpleRNN,
+    SimpleRNNCell,
+)
+from lamella.models import Model, Sequential, clone_model, load_model
+
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
+STEP = 1e-2
+KINDS = ("SimpleRNN", "LSTM", "GRU")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+N, T, D, U = 3, 5, 4, 6
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    return import_keras()
+
+
+@pytest.fixture
+def full_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lstm of the reference where the op lacks projection and layer normalization."""
+    if "projection_kernel" not in inspect.signature(ops.lstm).parameters:
+        monkeypatch.setattr(ops, "lstm", recurrent_standin.lstm)
+
+
+def make(kind: str, units: int = U, module: Any = layers, **options: Any) -> Any:
+    return getattr(module, kind)(units, **options)
+
+
+def sequences(rng: np.random.Generator, shape: Any = (N, T, D)) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def assert_alike(mine: Any, other: Any) -> None:
+    mine, other = as_list(mine), as_list(other)
+    assert len(mine) == len(other)
+    for a, b in zip(mine, other, strict=True):
+        np.testing.assert_allclose(a, np.asarray(b), **TOLERANCE)
+
+
+MASK = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0]], bool)
+
+
+# -- against Keras --------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_sequences": True},
+        {"return_state": True},
+        {"return_sequences": True, "return_state": True, "go_backwards": True},
+        {"use_bias": False, "activation": "relu", "return_sequences": True},
+        {"activation": None, "go_backwards": True},
+        {"return_sequences": True, "zero_output_for_mask": True},
+    ],
+    ids=str,
+)
+def test_values_against_keras(
+    keras: Any, kind: str, options: Any, rng: np.random.Generator
+) -> None:
+    ours, theirs = make(kind, **options), make(kind, module=keras.layers, **options)
+    x = sequences(rng)
+    ours(x)
+    theirs(x)
+    assert [(w.name, w.shape) for w in ours.weights] == [(w.name, w.shape) for w in theirs.weights]
+    randomize(ours, rng)
+    theirs.set_weights(ours.get_weights())
+    assert_alike(ours(x), theirs(x))
+    assert_alike(ours(x, mask=MASK), theirs(x, mask=MASK))
+    states = [sequences(rng, (N, U)) for _ in ours.state_size]
+    assert_alike(ours(x, initial_state=states), theirs(x, initial_state=states))
+    shapes = [y.shape for y in as_list(ours(Input((None, D))))]
+    assert shapes == [tuple(y.shape) for y in as_list(theirs(keras.Input((None, D))))]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("options", [{"reset_after": False}, {"recurrent_activation": "relu"}])
+def test_gru_options_against_keras(
+    keras: Any, options: Any, backwards: bool, rng: np.random.Generator
+) -> None:
+    ours = GRU(U, go_backwards=backwards, **options)
+    theirs = keras.layers.GRU(U, go_backwards=backwards, **options)
+    x = sequences(rng)
+    ours(x)
+    theirs(x)
+    randomize(ours, rng)
+    theirs.set_weights(ours.get_weights())
+    assert_alike(ours(x, mask=MASK), theirs(x, mask=MASK))
+
+
+@each_kind
+def test_signature_and_config_against_keras(keras: Any, kind: str) -> None:
+    for name in (kind, f"{kind}Cell"):
+        ours = inspect.signature(getattr(layers, name)).parameters
+        theirs = inspect.signature(getattr(keras.layers, name).__init__).parameters
+        expected = [p for p in theirs.values() if p.name not in ("self", "kwargs")]
+        assert list(ours)[: len(expected)] == [p.name for p in expected]
+        for parameter in expected:
+            assert ours[parameter.name].default == parameter.default, parameter.name
+        mine = getattr(layers, name)(3, name="n").get_config()
+        other = getattr(keras.layers, name)(3, name="n").get_config()
+        for key, value in other.items():
+            if key in mine and key != "dtype" and not isinstance(value, dict):
+                assert mine[key] == value, key
+        assert not {
+            key
+            for key in set(other) - set(mine)
+            if not key.endswith("_constraint") and key != "activity_regularizer"
+        }
+        getattr(layers, name).from_config(other)
+    assert getattr(layers, kind)(2).name.startswith(
+        getattr(keras.layers, kind)(2).name.rstrip("_0123456789")
+    )
+
+
+@each_kind
+@pytest.mark.parametrize("options", [{"return_sequences": True}, {}])
+def test_training_with_masks_against_keras(
+    keras: Any, kind: str, options: Any, rng: np.random.Generator
+) -> None:
+    def model(module: Any) -> Any:
+        return module.Sequential(
+            [
+                module.layers.Embedding(7, 4, mask_zero=True),
+                getattr(module.layers, kind)(5, return_sequences=True),
+                module.layers.Bidirectional(getattr(module.layers, kind)(3, **options)),
+                module.layers.Dense(2),
+            ]
+        )
+
+    x = rng.integers(1, 7, (4, 6))
+    x[0, 3:] = x[1, 5:] = x[2, 2] = 0
+    y = rng.standard_normal((4, 6, 2) if options else (4, 2)).astype(np.float32)
+    ours, theirs = model(lamella), model(keras)
+    ours.predict(x, verbose=0)
+    theirs.predict(x, verbose=0)
+    theirs.set_weights(ours.get_weights())
+    for module, each in ((lamella, ours), (keras, theirs)):
+        each.compile(module.optimizers.SGD(0.1), "mse")
+    for _ in range(2):
+        mine, other = ours.train_on_batch(x, y), theirs.train_on_batch(x, y)
+        np.testing.assert_allclose(mine, float(np.asarray(other)), rtol=1e-4)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"return_state": True}])
+def test_bidirectional_against_keras(
+    keras: Any, mode: Any, options: Any, rng: np.random.Generator
+) -> None:
+    ours = Bidirectional(LSTM(U, **options), merge_mode=mode)
+    theirs = keras.layers.Bidirectional(keras.layers.LSTM(U, **options), merge_mode=mode)
+    x = sequences(rng)
+    ours(x)
+    theirs(x)
+    assert [w.shape for w in ours.weights] == [w.shape for w in theirs.weights]
+    randomize(ours, rng)
+    theirs.set_weights(ours.get_weights())
+    if mode is None and options.get("return_state"):
+        # Keras' own cast of the two outputs fails where each comes with states.
+        assert len(ours(x)) == 6
+    else:
+        assert_alike(ours(x), theirs(x))
+        assert_alike(ours(x, mask=MASK), theirs(x, mask=MASK))
+        states = [sequences(rng, (N, U)) for _ in range(4)]
+        assert_alike(ours(x, initial_state=states), theirs(x, initial_state=states))
+    made = as_list(ours(Input((T, D))))
+    assert [y.shape[1:] for y in made] == [y.shape[1:] for y in as_list(ours(x))]
+
+
+def test_stacked_cells_against_keras(keras: Any, rng: np.random.Generator) -> None:
+    def make(module: Any, **options: Any) -> Any:
+        cells = [
+            module.layers.LSTMCell(4),
+            module.layers.GRUCell(3),
+            module.layers.SimpleRNNCell(5),
+        ]
+        return module.layers.RNN(cells, **options)
+
+    x = sequences(rng)
+    for options in (
+        {},
+        {"return_sequences": True},
+        {"return_sequences": True, "go_backwards": True},
+    ):
+        ours, theirs = make(lamella, **options), make(keras, **options)
+        ours(x)
+        theirs(x)
+        randomize(ours, rng)
+        theirs.set_weights(ours.get_weights())
+        assert_alike(ours(x), theirs(x))
+        assert_alike(ours(x, mask=MASK), theirs(x, mask=MASK))
+
+
+@each_kind
+def test_cells_against_keras(keras: Any, kind: str, rng: np.random.Generator) -> None:
+    ours, theirs = make(f"{kind}Cell"), make(f"{kind}Cell", module=keras.layers)
+    x = sequences(rng, (N, D))
+    states = [sequences(rng, (N, U)) for _ in ours.state_sizes]
+    ours(x, states)
+    theirs.build((N, D))
+    theirs.set_weights(ours.get_weights())
+    y, after = ours(x, states)
+    other, others = theirs(x, states)
+    assert_alike(y, other)
+    assert_alike(after, others)
+    assert_alike(RNN(ours)(x[:, None], initial_state=states), y)
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+def check_gradients(
+    layer: Any, x: Any, rng: np.random.Generator, width: float = STEP, **options: Any
+) -> None:
+    """Finite differences along random directions, for inputs, states and weights."""
+    y, pullback = layer.forward(x, False, **options)
+    dy = [rng.standard_normal(each.shape).astype(np.float32) for each in as_list(y)]
+
+    def loss(inputs: Any) -> float:
+        results = as_list(layer.forward(inputs, False, **options)[0])
+        return sum(
+            float(np.sum(a.astype(np.float64) * b)) for a, b in zip(results, dy, strict=True)
+        )
+
+    for weight in layer.weights:
+        weight.reset_gradient()
+    result = pullback(tuple(dy) if isinstance(y, tuple) else dy[0])
+    inputs = as_list(x)
+    pairs = list(zip(inputs, as_list(result), strict=True))
+    for position, (array, gradient) in enumerate(pairs):
+        direction = rng.choice([-1.0, 1.0], array.shape).astype(np.float32)
+        sides = []
+        for sign in (width, -width):
+            moved = list(inputs)
+            moved[position] = array + np.float32(sign) * direction
+            sides.append(loss(moved if isinstance(x, list) else moved[0]))
+        slope = (sides[0] - sides[1]) / (2 * width)
+        assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-2, abs=2e-2)
+    for weight in layer.trainable_weights:
+        value = weight.numpy()
+        direction = rng.choice([-1.0, 1.0], weight.shape).astype(np.float32)
+        sides = []
+        for sign in (width, -width):
+            weight.assign(value + np.float32(sign) * direction)
+            sides.append(loss(x))
+        weight.assign(value)
+        slope = (sides[0] - sides[1]) / (2 * width)
+        expected = float((weight.gradient * direction).sum())
+        assert slope == pytest.approx(expected, rel=1e-2, abs=2e-2), weight.name
+
+
+def layer_variants() -> list[Any]:
+    made: list[Any] = [
+        make(kind, return_sequences=True, return_state=True, go_backwards=back)
+        for kind in KINDS
+        for back in (False, True)
+    ]
+    made += [GRU(U, reset_after=False), LSTM(U, return_state=True), SimpleRNN(U)]
+    made += [LSTM(U, zoneout=(0.2, 0.3), return_sequences=True, zero_output_for_mask=True)]
+    made += [RNN([LSTMCell(4), GRUCell(3)], return_sequences=True, return_state=True)]
+    made += [
+        Bidirectional(GRU(U, return_sequences=True, return_state=state), merge_mode=mode)
+        for mode in ("concat", "sum", "mul", "ave", None)
+        for state in (False, True)
+    ]
+    return made
+
+
+@pytest.mark.parametrize("number", range(len(layer_variants())))
+def test_gradients(number: int, rng: np.random.Generator) -> None:
+    layer = layer_variants()[number]
+    x = sequences(rng)
+    layer(x)
+    for weight in layer.weights:
+        weight.assign(rng.standard_normal(weight.shape) * 0.4)
+    check_gradients(layer, x, rng)
+    check_gradients(layer, x, rng, mask=MASK)
+    sizes = layer.state_size if isinstance(layer, RNN) else layer.forward_layer.state_size * 2
+    check_gradients(layer, [x, *(sequences(rng, (N, size)) for size in sizes)], rng)
+
+
+@pytest.mark.parametrize(
+    "options", [{"layer_norm": True}, {"projection": 2}, {"zoneout": 0.1}], ids=str
+)
+def test_beyond_keras(
+    full_lstm: None, options: Any, rng: np.random.Generator, tmp_path: Any
+) -> None:
+    layer = LSTM(U, return_sequences=True, return_state=True, **options)
+    x = sequences(rng)
+    y, h, c = layer(x)
+    width = options.get("projection", U)
+    assert y.shape == (N, T, width) and h.shape == (N, width) and c.shape == (N, U)
+    assert [part.shape for part in layer(Input((T, D)))] == [
+        (None, T, width),
+        (None, width),
+        (None, U),
+    ]
+    np.testing.assert_array_equal(layer.step(x[:, 0])[0], y[:, 0])
+    names = [weight.name for weight in layer.weights]
+    assert names[:3] == ["kernel", "recurrent_kernel", "bias"]
+    for weight in layer.weights:
+        weight.assign(rng.standard_normal(weight.shape) * 0.4 + ("gamma" in weight.name))
+    check_gradients(layer, x, rng, 1e-3, mask=MASK)
+    model = Sequential([LSTM(U, input_shape=(T, D), **options), Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(x, np.ones((N, 1)), verbose=0)
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+# -- states ---------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_stateful_goes_on(kind: str, rng: np.random.Generator) -> None:
+    layer = make(kind, stateful=True, return_sequences=True)
+    plain = make(kind, return_sequences=True)
+    x = sequences(rng)
+    plain(x)
+    model = Sequential([Input((None, D)), layer])
+    layer.set_weights(plain.get_weights())
+    whole = plain(x)
+    parts = [model.predict_on_batch(x[:, :2]), model.predict_on_batch(x[:, 2:])]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, **TOLERANCE)
+    layer.reset_state()
+    each = [model.predict_on_batch(x[:, t : t + 1]) for t in range(T)]
+    np.testing.assert_allclose(np.concatenate(each, axis=1), whole, **TOLERANCE)
+    kept = [state.copy() for state in layer.states]
+    each[-1][...] = 0  # what was returned is the caller's
+    for before, after in zip(kept, layer.states, strict=True):
+        np.testing.assert_array_equal(before, after)
+    layer.reset_states([state * 0 for state in kept])
+    np.testing.assert_allclose(model.predict_on_batch(x), whole, **TOLERANCE)
+
+
+@each_kind
+def test_step(kind: str, rng: np.random.Generator) -> None:
+    layer = make(kind, return_sequences=True, go_backwards=True)
+    forwards = make(kind, return_sequences=True)
+    x = sequences(rng)
+    whole = forwards(x)
+    layer(x)
+    layer.set_weights(forwards.get_weights())
+    state = None
+    for t in range(T):
+        y, state = layer.step(x[:, t], state)
+        np.testing.assert_allclose(y, whole[:, t], **TOLERANCE)
+    first = make(kind)
+    assert first.step(x[:, 0])[0].shape == (N, U)
+    with pytest.raises(ValueError, match=r"step expects an input of shape \(batch, features\)"):
+        layer.step(x)
+    with pytest.raises(ValueError, match="state expects arrays of shapes"):
+        layer.step(x[:, 0], [np.zeros((N, U + 1))])
+    with pytest.raises(ValueError, match="expects 4 features"):
+        layer.step(x[:, 0, :2])
+
+
+def test_step_of_stacked_cells(rng: np.random.Generator) -> None:
+    layer = RNN([LSTMCell(4), GRUCell(3)], return_sequences=True)
+    x = sequences(rng)
+    whole, state = layer(x), None
+    for t in range(T):
+        y, state = layer.step(x[:, t], state)
+        np.testing.assert_allclose(y, whole[:, t], **TOLERANCE)
+
+
+def test_changed_batch_size_and_failures(rng: np.random.Generator) -> None:
+    layer = LSTM(U, stateful=True, name="s")
+    model = Sequential([Input((None, D)), layer, Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = sequences(rng), np.ones((N, 1))
+    model.predict_on_batch(x)
+    kept = [state.copy() for state in layer.states]
+    message = "LSTM layer 's': is stateful and has states for batches of 3, got one of 2"
+    for call in (
+        lambda: model.predict_on_batch(x[:2]),
+        lambda: model.train_on_batch(x[:2], y[:2]),
+        lambda: layer(x[:2]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+        for before, after in zip(kept, layer.states, strict=True):
+            np.testing.assert_array_equal(before, after)
+    layer.reset_state()
+    model.predict_on_batch(x[:2])
+    with pytest.raises(ValueError, match="not stateful"):
+        LSTM(2).reset_state()
+
+
+def test_a_failed_call_leaves_the_state(rng: np.random.Generator) -> None:
+    class Fails(Layer):
+        active = False
+
+        def forward(self, x: Any, training: bool) -> Any:
+            if self.active:
+                raise RuntimeError("later")
+            return x, lambda dy: dy
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+    for kind in (GRU(U, stateful=True), Bidirectional(GRU(U, stateful=True))):
+        fails = Fails()
+        model = Sequential([Input((None, D)), kind, fails, Dense(1)])
+        model.compile("sgd", "mse")
+        x, y = sequences(rng), np.ones((N, 1))
+        fails.active = True
+        with pytest.raises(RuntimeError, match="later"):
+            model.predict_on_batch(x)
+        assert kind.states is None
+        fails.active = False
+        model.train_on_batch(x, y)
+        kept = [state.copy() for state in kind.states]
+        fails.active = True
+        for method, data in ((model.predict_on_batch, (x,)), (model.train_on_batch, (x, y))):
+            with pytest.raises(RuntimeError, match="later"):
+                method(*data)
+            for before, after in zip(kept, kind.states, strict=True):
+                np.testing.assert_array_equal(before, after)
+
+
+def test_stateful_training(rng: np.random.Generator) -> None:
+    """Each step begins with the states of the one before; no gradient flows into them."""
+    model = Sequential([Input(batch_shape=(N, T, D)), GRU(U, stateful=True), Dense(1)])
+    plain = Sequential([Input(batch_shape=(N, T, D)), GRU(U), Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = sequences(rng), rng.random((N, 1))
+    model.train_on_batch(x, y)
+    gru, dense = model.layers
+    states = [state.copy() for state in gru.states]
+    plain.set_weights(model.get_weights())
+    source, h = Input((T, D)), Input((U,))
+    given = Model([source, h], plain.layers[1](plain.layers[0](source, initial_state=h)))
+    given.compile("sgd", "mse")
+    for _ in range(2):
+        expected = given.train_on_batch([x, states[0]], y)
+        assert model.train_on_batch(x, y) == pytest.approx(expected, rel=1e-5)
+        for mine, other in zip(model.get_weights(), given.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, other, **TOLERANCE)
+        states = [state.copy() for state in gru.states]
+    with pytest.raises(ValueError, match=r"expects shape \(3, 5, 4\)"):
+        model.train_on_batch(x[:2], y[:2])
+    assert dense.built
+
+
+def test_initial_state_in_a_graph(rng: np.random.Generator) -> None:
+    """An encoder's states begin a decoder, and gradients flow back through them."""
+    source, target = Input((T, D)), Input((None, 2))
+    _, h, c = LSTM(U, return_state=True, name="encoder")(source)
+    y = LSTM(U, return_sequences=True, name="decoder")(target, initial_state=[h, c])
+    model = Model([source, target], Dense(1)(y))
+    x, z = sequences(rng), sequences(rng, (N, 7, 2))
+    decoder = model.get_layer("decoder")
+    encoder = model.get_layer("encoder")
+    _, h_value, c_value = encoder(x)
+    expected = decoder(z, initial_state=[h_value, c_value])
+    np.testing.assert_allclose(
+        model.predict([x, z], verbose=0), model.layers[-1](expected), **TOLERANCE
+    )
+    model.compile("sgd", "mse")
+    before = encoder.get_weights()
+    model.train_on_batch([x, z], np.ones((N, 7, 1)))
+    assert all((a != b).any() for a, b in zip(before, encoder.get_weights(), strict=True))
+    again = clone_model(model)
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(
+        again.predict([x, z], verbose=0), model.predict([x, z], verbose=0)
+    )
+
+
+# -- noise ----------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_dropout(kind: str, rng: np.random.Generator) -> None:
+    x = sequences(rng)
+    layer = make(kind, dropout=0.5, recurrent_dropout=0.3, seed=4, return_sequences=True)
+    plain = make(kind, return_sequences=True)
+    plain(x)
+    y = layer(x)
+    layer.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(layer(x), plain(x))
+    first, second = layer(x, training=True), layer(x, training=True)
+    assert (first != second).any() and (first != plain(x)).any()
+    again = make(kind, dropout=0.5, recurrent_dropout=0.3, seed=4, return_sequences=True)
+    again(x)
+    again.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(again(x, training=True), first)
+    assert y.shape == first.shape
+    only_x = make(kind, dropout=0.5, return_sequences=True)
+    lamella_random.set_seed(3)
+    only_x(x)
+    only_x.set_weights(plain.get_weights())
+    y, pullback = only_x.forward(x, True)
+    dx = pullback(np.ones_like(y))
+    # A feature is dropped at all steps of a sample or at none.
+    dropped = (dx == 0).all(axis=1)
+    assert dropped.any() and not dropped.all()
+    assert ((dx == 0).any(axis=1) == dropped).all()
+
+
+def test_zoneout(rng: np.random.Generator) -> None:
+    x = sequences(rng, (40, T, D))
+    layer = LSTM(U, zoneout=(0.4, 0.0), return_sequences=True, seed=1)
+    y = layer(x, training=True)
+    kept = (y[:, 1:] == y[:, :-1]).mean()
+    assert 0.3 < kept < 0.5
+    assert (layer(x)[:, 1:] != layer(x)[:, :-1]).all()
+    with pytest.raises(ValueError, match="zoneout expects one number or two"):
+        LSTM(2, zoneout=(0.1, 0.2, 0.3))
+    for wrong in (1.0, -0.1, "a"):
+        with pytest.raises(ValueError, match="zoneout expects a number in"):
+            LSTM(2, zoneout=wrong)
+
+
+# -- arguments, files, errors ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(len(layer_variants())))
+def test_config_and_clone(number: int, rng: np.random.Generator) -> None:
+    layer = layer_variants()[number]
+    config = json.loads(json.dumps(layer.get_config()))
+    again = type(layer).from_config(config)
+    assert json.loads(json.dumps(again.get_config())) == config
+    x = sequences(rng)
+    y = layer(x)
+    again(x)
+    again.set_weights(layer.get_weights())
+    assert_alike(again(x), y)
+
+
+def test_in_a_file(tmp_path: Any, rng: np.random.Generator) -> None:
+    model = Sequential(
+        [
+            Embedding(9, 4, mask_zero=True, input_length=T),
+            Bidirectional(LSTM(3, return_sequences=True)),
+            RNN([GRUCell(4), SimpleRNNCell(2)], return_sequences=True),
+            layers.TimeDistributed(Dense(2)),
+            GRU(3),
+            Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y = rng.integers(0, 9, (8, T)), rng.integers(0, 2, 8)
+    model.fit(x, y, epochs=2, verbose=0)
+    text: list[str] = []
+    model.summary(print_fn=text.append)
+    assert "bidirectional" in text[0]
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert again.train_on_batch(x, y) == model.train_on_batch(x, y)
+
+
+def test_initial_weights() -> None:
+    layer = LSTM(4)
+    layer.build((None, 3, 2))
+    kernel, recurrent, bias = layer.get_weights()
+    np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 4))
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(4), atol=1e-5)
+    assert np.abs(kernel).max() <= np.sqrt(6 / (2 + 16))
+    plain = LSTM(4, unit_forget_bias=False, bias_initializer="ones")
+    plain.build((None, 3, 2))
+    np.testing.assert_array_equal(plain.get_weights()[2], np.ones(16))
+
+
+@each_kind
+def test_bad_input(kind: str, rng: np.random.Generator) -> None:
+    for wrong in (0, -1, 2.5, None, "3"):
+        with pytest.raises(ValueError, match=f"^{kind} layer '.*': units expects an integer >= 1"):
+            make(kind, wrong)
+    for name, value in (
+        ("activation", "softmax"),
+        ("activation", "nonsense"),
+        ("dropout", 1.0),
+        ("recurrent_dropout", -0.1),
+        ("return_sequences", 1),
+        ("kernel_constraint", "x"),
+        ("seed", "a"),
+        ("name", "a/b"),
+    ):
+        with pytest.raises(ValueError, match=f"^{kind} layer.*{name}"):
+            make(kind, 3, **{name: value})
+    layer = make(kind, name="r")
+    x = sequences(rng)
+    with pytest.raises(
+        ValueError, match=rf"^{kind} layer 'r': expects an input of shape \(batch, steps"
+    ):
+        layer(x[0])
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': expects at least one step"):
+        layer(x[:, :0])
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': .*known last axis of at least 1"):
+        layer(x[..., :0])
+    y = layer(x.astype(np.float64))  # converted once, as everywhere
+    assert y.dtype == np.float32
+    with pytest.raises(TypeError, match=f"^{kind} layer 'r': "):
+        layer(x.astype(str))
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': expects 4 features"):
+        layer(x[..., :3])
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': expects 4 features"):
+        layer(Input((T, 3)))
+    for states in ([np.zeros((N, U))] * 3, [np.zeros((N, U + 1))], [np.zeros((N - 1, U))]):
+        with pytest.raises(ValueError, match=f"^{kind} layer 'r': initial_state expects arrays"):
+            layer(x, initial_state=states)
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': initial_state expects shapes"):
+        layer(Input((T, D)), initial_state=[Input((U + 1,))])
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': mask expects"):
+        layer(x, mask=MASK[:, :2])
+    with pytest.raises(ValueError, match=f"^{kind} layer 'r': mask expects"):
+        layer(x, mask=MASK[:, 0])
+    assert layer(x[:0]).shape == (0, U)
+
+
+def test_arguments_of_wrappers() -> None:
+    for wrong in (Dense(2), "lstm", None, [LSTMCell(2), 3]):
+        with pytest.raises(TypeError, match="cell expects"):
+            RNN(wrong)
+    with pytest.raises(ValueError, match="at least one cell"):
+        RNN([])
+    for wrong in (Dense(2), LSTMCell(3), None):
+        with pytest.raises(TypeError, match="Bidirectional: expects a recurrent layer"):
+            Bidirectional(wrong)
+    with pytest.raises(ValueError, match="merge_mode expects one of"):
+        Bidirectional(LSTM(2), merge_mode="max")
+    with pytest.raises(ValueError, match="different directions"):
+        Bidirectional(LSTM(2), backward_layer=LSTM(2))
+    with pytest.raises(ValueError, match="differ in return_sequences"):
+        back = LSTM(2, go_backwards=True, return_sequences=True)
+        Bidirectional(LSTM(2), backward_layer=back)
+    with pytest.raises(ValueError, match="cannot merge outputs"):
+        Bidirectional(LSTM(2), merge_mode="sum", backward_layer=GRU(3, go_backwards=True))(
+            np.ones((1, 2, 3))
+        )
+    y = Bidirectional(LSTM(2), backward_layer=GRU(3, go_backwards=True))(np.ones((1, 2, 3)))
+    assert y.shape == (1, 5)
+    with pytest.raises(ValueError, match="use_cudnn"):
+        LSTM(2, use_cudnn=True)
+    with pytest.raises(ValueError, match="together with return_state"):
+        LSTM(2, return_state=True, activity_regularizer="l2")
+    assert LSTM(2, unroll=True, use_cudnn=False, implementation=1).unroll
+
+
+def test_frozen_layers_and_penalties(rng: np.random.Generator) -> None:
+    x = sequences(rng)
+    layer = LSTM(U, kernel_regularizer="l2", activity_regularizer="l1")
+    model = Sequential([Input((T, D)), layer, Dense(1)])
+    model.compile("sgd", "mse")
+    loss = model.test_on_batch(x, np.zeros((N, 1)))
+    errors = np.mean(model.predict(x, verbose=0) ** 2)
+    penalty = 0.01 * np.sum(layer.get_weights()[0] ** 2) + 0.01 * np.abs(layer(x)).sum() / N
+    assert loss == pytest.approx(errors + penalty, rel=1e-4)
+    layer.trainable = False
+    model.compile("sgd", "mse")
+    before = layer.get_weights()
+    model.train_on_batch(x, np.ones((N, 1)))
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(model.trainable_weights) == 2
