@@ -229,6 +229,8 @@ def test_global_average_gradient(rng: np.random.Generator) -> None:
         expected = np.stack([x[i][mask[i]].mean(axis=0) for i in range(2)])
         np.testing.assert_allclose(y.reshape(2, 3), expected, **TOLERANCE)
         np.testing.assert_array_equal(layer.call(x, mask=mask), y)
+        damaged = np.where(mask[..., None], x, np.float32(np.nan))
+        np.testing.assert_array_equal(layer.call(damaged, mask=mask), y)
         dx = pullback(np.ones_like(y))
         np.testing.assert_allclose(dx[:, :, 0], mask / mask.sum(1, keepdims=True), **TOLERANCE)
 

@@ -366,6 +366,8 @@ def test_stateful_goes_on(kind: str, rng: np.random.Generator) -> None:
     each[-1][...] = 0  # what was returned is the caller's
     for before, after in zip(kept, layer.states, strict=True):
         np.testing.assert_array_equal(before, after)
+    model.reset_state()
+    np.testing.assert_allclose(model.predict_on_batch(x), whole, **TOLERANCE)
     layer.reset_states([state * 0 for state in kept])
     np.testing.assert_allclose(model.predict_on_batch(x), whole, **TOLERANCE)
 

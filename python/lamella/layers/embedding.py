@@ -56,7 +56,8 @@ class Embedding(Layer):
     embeddings_initializer : str or Initializer
     embeddings_regularizer, activity_regularizer : optional
     mask_zero : bool
-        Index 0 is padding: steps that have it are masked for the layers that follow.
+        Index 0 is padding: steps that have it are masked for the layers that follow in a model.
+        (Between layers called on arrays, pass ``mask=layer.compute_mask(x)``.)
     weights : array or list of one, optional
         First value of the table.
     embeddings_constraint, lora_rank, lora_alpha, quantization_config

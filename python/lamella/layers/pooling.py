@@ -370,7 +370,7 @@ class GlobalAveragePooling1D(_GlobalPooling):
         if mask is None:
             return super().forward(x, training)
         # The mean as a product with each step's share (N, 1, T).
-        y, pull = ops.matmul.vjp(_shares(mask), x, needs=(False, True))
+        y, pull = ops.matmul.vjp(_shares(mask), _counted(x, mask), needs=(False, True))
         shape = y.shape
         return self._with_positions(y[:, 0]), lambda dy: pull(dy.reshape(shape))[1]
 
@@ -379,7 +379,12 @@ class GlobalAveragePooling1D(_GlobalPooling):
     ) -> np.ndarray:
         if mask is None:
             return super().call(x, training)
-        return self._with_positions(ops.matmul(_shares(mask), x)[:, 0])
+        return self._with_positions(ops.matmul(_shares(mask), _counted(x, mask))[:, 0])
+
+
+def _counted(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    # NaN in a step that does not count must not reach the mean.
+    return np.where(mask[..., np.newaxis], x, np.float32(0))
 
 
 def _shares(mask: np.ndarray) -> np.ndarray:

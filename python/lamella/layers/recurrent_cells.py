@@ -38,10 +38,15 @@ def _array_count(op: Callable[..., Any]) -> int:
     return sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
 
 
+def takes_late_arrays(op: Callable[..., Any]) -> bool:
+    """Return whether lstm takes arrays after its states: projection and layer normalization."""
+    return _array_count(op) > 6
+
+
 class RecurrentCell(Layer):
     """Base of the cells: arguments, weights, and the op over a sequence.
 
-    A subclass sets `_op_name`, `_gates` and `_state_names`, and may add weights and options.
+    A subclass sets `_op_name`, `_gates` and `_state_count`, and may add weights and options.
     """
 
     input_axes = ("batch", "features")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lamella import activations, initializers
+from lamella import activations, initializers, ops
 from lamella.arguments import number
 from lamella.layers.arguments import flag, integer
-from lamella.layers.recurrent_cells import RecurrentCell, Walk
+from lamella.layers.recurrent_cells import RecurrentCell, Walk, takes_late_arrays
 from lamella.layers.shapes import Shape
 from lamella.layers.weight import Weight
 from lamella.registry import register
@@ -131,6 +131,8 @@ class LSTMCell(RecurrentCell):
         return shape, initializer
 
     def build(self, input_shape: Shape) -> None:
+        if (self.layer_norm or self.projection is not None) and not takes_late_arrays(ops.lstm):
+            raise self.error("layer_norm and projection are not supported yet: ops.lstm lacks them")
         super().build(input_shape)
         self.projection_kernel: Weight | None = None
         self.gamma_x = self.gamma_h = self.gamma_c = self.beta_c = None

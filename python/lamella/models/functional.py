@@ -21,7 +21,7 @@ from lamella.layers.naming import snake_case, unique_name
 from lamella.layers.shapes import Shapes
 from lamella.models import topology
 from lamella.models.data import as_inputs
-from lamella.models.executor import Graph, Inference, Training, index_inputs
+from lamella.models.executor import Graph, Inference, Training, index_inputs, stateful_layers
 from lamella.models.saving import Saved
 from lamella.models.summary import print_summary
 from lamella.models.trainer import Trainer
@@ -274,6 +274,14 @@ class Model(Trainer, Saved, Layer):
     def reset_losses(self) -> None:
         for layer in self.layers:
             layer.reset_losses()
+
+    def reset_state(self) -> None:
+        """Let the next batch of stateful recurrent layers begin with zeros."""
+        self._require_graph("states")
+        for layer in stateful_layers(self.graph):
+            layer.reset_state()
+
+    reset_states = reset_state
 
     # -- computing ----------------------------------------------------------------------------
 
