@@ -13,7 +13,7 @@ from keras_peer import import_keras
 from layer_cases import randomize
 
 import lamella
-from lamella import layers, ops
+from lamella import _cpu, layers, ops
 from lamella import random as lamella_random
 from lamella.layers import (
     GRU,
@@ -370,6 +370,21 @@ def test_stateful_goes_on(kind: str, rng: np.random.Generator) -> None:
     np.testing.assert_allclose(model.predict_on_batch(x), whole, **TOLERANCE)
     layer.reset_states([state * 0 for state in kept])
     np.testing.assert_allclose(model.predict_on_batch(x), whole, **TOLERANCE)
+
+
+@each_kind
+def test_streaming_does_not_allocate(kind: str, rng: np.random.Generator) -> None:
+    model = Sequential([Input((1, D)), make(kind, stateful=True), Dense(1)])
+    x = sequences(rng, (N, 1, D))
+    state = None
+    for _ in range(3):
+        model.predict_on_batch(x)
+        _, state = model.layers[0].step(x[:, 0], state)
+    before = _cpu.memory_stats()["system_allocations"]
+    for _ in range(50):
+        model.predict_on_batch(x)
+        _, state = model.layers[0].step(x[:, 0], state)
+    assert _cpu.memory_stats()["system_allocations"] == before
 
 
 @each_kind
