@@ -85,11 +85,17 @@ def test_embedding_indices_out_of_range(rng: np.random.Generator) -> None:
     for call in (
         lambda: model.predict(x, verbose=0),
         lambda: model.train_on_batch(x, np.zeros((2, 1))),
-        lambda: model.fit(x, np.zeros((2, 1)), verbose=0),
         lambda: model.layers[0](x),
     ):
         with pytest.raises(IndexError, match=message):
             call()
+    # The data is checked as a whole before the first step.
+    many = np.zeros((100, 3), np.int64)
+    many[99, 1] = 5
+    whole = r"x expects indices in \[0, 5\), received values from 0 to 5"
+    for options in ({}, {"validation_split": 0.1}):
+        with pytest.raises(IndexError, match=whole):
+            model.fit(many, np.zeros((100, 1)), batch_size=4, shuffle=False, verbose=0, **options)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 

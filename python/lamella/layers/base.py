@@ -123,8 +123,9 @@ class Layer(Weighted):
     uses_mask = False
     # Integer arrays stay integer and the output has the input's dtype.
     keeps_dtype = False
-    # The input is indices: a model leaves integers for it as they are.
+    # The input is indices, in [0, index_limit): a model leaves integers for it as they are.
     takes_indices = False
+    index_limit: int | None = None
     # Keeps states from batch to batch: has save_state() and restore_state().
     stateful = False
     # Layers that this one is made of.

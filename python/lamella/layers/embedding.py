@@ -106,7 +106,7 @@ class Embedding(Layer):
             lora_alpha=lora_alpha,
             quantization_config=quantization_config,
         )
-        self.input_dim = integer(self, "input_dim", input_dim)
+        self.input_dim = self.index_limit = integer(self, "input_dim", input_dim)
         self.output_dim = integer(self, "output_dim", output_dim)
         self.mask_zero = self.supports_masking = flag(self, "mask_zero", mask_zero)
         try:

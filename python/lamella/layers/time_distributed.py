@@ -62,6 +62,11 @@ class TimeDistributed(Wrapper):
         return self.layer.takes_indices
 
     @property
+    def index_limit(self) -> int | None:  # type: ignore[override]
+        """What indices lie below: as in the layer inside."""
+        return self.layer.index_limit
+
+    @property
     def uses_mask(self) -> bool:  # type: ignore[override]
         """Whether the layer inside does."""
         return self.layer.uses_mask

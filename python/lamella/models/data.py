@@ -176,6 +176,26 @@ def _as_integers(array: np.ndarray, target: np.dtype, where: str) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=target)
 
 
+def check_indices(
+    arrays: Sequence[np.ndarray], limits: Sequence[int | None], names: Sequence[str], owner: str
+) -> None:
+    """Check indices as a whole, so that training does not stop on its way.
+
+    Raises
+    ------
+    IndexError
+        An index is outside [0, limit) of its input.
+    """
+    for array, limit, name in zip(arrays, limits, names, strict=True):
+        if limit is None or not array.size or (array.min() >= 0 and array.max() < limit):
+            continue
+        where = f"{owner}: x" if len(names) == 1 else f"{owner}: x[{name!r}]"
+        raise IndexError(
+            f"{where} expects indices in [0, {limit}), received values from {array.min()} to "
+            f"{array.max()}"
+        )
+
+
 def as_targets(
     y: Any,
     losses: Sequence[Loss | None],

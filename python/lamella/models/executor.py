@@ -143,19 +143,26 @@ def stateful_layers(graph: Graph) -> list[Any]:
     return [layer for layer in all_layers(graph) if layer.stateful]
 
 
-def index_inputs(graph: Graph) -> set[int]:
-    """Return the slots of inputs that only feed layers which take indices.
+def index_inputs(graph: Graph) -> dict[int, int | None]:
+    """Return the inputs' slots that only feed layers which take indices, with the least limit.
 
-    On the way there may be layers that leave integers as they are, such as Reshape.
+    The indices lie in [0, limit); None where it is not known. On the way there may be layers that
+    leave integers as they are, such as Reshape.
     """
-    takers: set[int] = set()
+    takers: dict[int, int | None] = {}
     others = set(graph.outputs)
     for step in reversed(graph.steps):
         layer = step.layer
-        passes = layer.keeps_dtype and takers.issuperset(step.outputs)
-        wants = layer.takes_indices or (passes and others.isdisjoint(step.outputs))
-        (takers if wants else others).update(step.inputs)
-    return {slot for slot in graph.inputs if slot in takers and slot not in others}
+        limits = [layer.index_limit] if layer.takes_indices else []
+        if layer.keeps_dtype and others.isdisjoint(step.outputs):
+            limits = limits or [takers[slot] for slot in step.outputs if slot in takers]
+        if not limits:
+            others.update(step.inputs)
+            continue
+        for slot in step.inputs:
+            known = [each for each in (*limits, takers.get(slot)) if each is not None]
+            takers[slot] = min(known, default=None)
+    return {slot: takers[slot] for slot in graph.inputs if slot in takers and slot not in others}
 
 
 class Inference:

@@ -20,7 +20,7 @@ from lamella.layers.graph import InputLayer, Node, SymbolicTensor
 from lamella.layers.naming import snake_case, unique_name
 from lamella.layers.shapes import Shapes
 from lamella.models import topology
-from lamella.models.data import as_inputs
+from lamella.models.data import as_inputs, check_indices
 from lamella.models.executor import Graph, Inference, Training, index_inputs, stateful_layers
 from lamella.models.saving import Saved
 from lamella.models.summary import print_summary
@@ -102,6 +102,7 @@ class Model(Trainer, Saved, Layer):
             "indices" if slot in fed and tensor.dtype == "float32" else tensor.dtype
             for slot, tensor in zip(self.graph.inputs, inputs, strict=True)
         ]
+        self._index_limits = [fed.get(slot) for slot in self.graph.inputs]
         self.built = True
         self._graph_changed()
 
@@ -359,6 +360,10 @@ class Model(Trainer, Saved, Layer):
         """Check and convert input data; a model without a graph yet is built for it."""
         self._build_for(x)
         return as_inputs(x, self._inputs, self._input_dtypes, self.input_names, self.label)
+
+    def _check_indices(self, arrays: Sequence[np.ndarray]) -> None:
+        """Raise IndexError if an index of the whole data is outside what embeddings have."""
+        check_indices(arrays, self._index_limits, self.input_names, self.label)
 
     def _build_for(self, x: Any) -> None:
         """Build for data `x`, where the graph waits for it."""

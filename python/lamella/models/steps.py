@@ -122,6 +122,7 @@ class Steps:
         graph: Graph
         _inference: Inference
         _converted: Callable[[Any], list[np.ndarray]]
+        _check_indices: Callable[[Sequence[np.ndarray]], None]
         _structured: Callable[[list[Any]], Any]
 
         @property

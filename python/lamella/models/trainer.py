@@ -256,10 +256,10 @@ class Trainer(Steps):
             return StreamData(x, prepare, steps), None
         size = _batch_size(batch_size, self.label)
         held_out = None
-        if not split:
-            batch = self._checked(x, y, sample_weight, class_weight)
-        else:
-            batch, held_out = _split(self._checked(x, y, sample_weight), split, self.label)
+        batch = self._checked(x, y, sample_weight, None if split else class_weight)
+        self._check_indices(batch.inputs)
+        if split:
+            batch, held_out = _split(batch, split, self.label)
             if class_weight is not None:
                 weights = self._class_weights(class_weight, batch.targets, sample_weight)
                 batch = batch._replace(weights=weights)
@@ -306,6 +306,7 @@ class Trainer(Steps):
             return StreamData(x, self._checked, steps)
         size = _batch_size(batch_size, self.label)
         batch = self._checked(x, y, sample_weight)
+        self._check_indices(batch.inputs)
         if batch.size == 0:
             raise ValueError(f"{self.label}: {method} needs at least one sample, x has none")
         return ArrayData(batch, size, False, steps)
