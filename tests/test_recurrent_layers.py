@@ -522,6 +522,23 @@ def test_initial_state_in_a_graph(rng: np.random.Generator) -> None:
     )
 
 
+def test_masks_of_sequences_of_sequences(rng: np.random.Generator) -> None:
+    """Words make sentences, sentences a text; both may be padded."""
+    words, sentences = LSTM(4), GRU(3)
+    model = Sequential(
+        [Input((3, 5)), Embedding(9, 2, mask_zero=True), layers.TimeDistributed(Dense(2)),
+         layers.TimeDistributed(words), sentences]
+    )  # fmt: skip
+    x = rng.integers(1, 9, (2, 3, 5))
+    x[0, 0, 3:] = x[0, 2] = x[1, 1:] = 0
+    y = model.predict(x, verbose=0)
+    embedding, dense = model.layers[0], model.layers[1].layer
+    for n, count in ((0, 2), (1, 1)):
+        rows = [words(dense(embedding(x[n, s][x[n, s] > 0][None]))) for s in range(count)]
+        expected = sentences(np.stack(rows, axis=1))
+        np.testing.assert_allclose(y[n : n + 1], expected, **TOLERANCE)
+
+
 # -- noise ----------------------------------------------------------------------------------------
 
 

@@ -91,11 +91,24 @@ class TimeDistributed(Wrapper):
             raise self.error(f"layer {self.layer.name!r} has several outputs")
         return (*input_shape[:2], *inner[1:])
 
+    @property
+    def makes_mask(self) -> bool:
+        return False
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the steps' mask (N, T).
+
+        A mask with more axes, of sequences at each step, stays where the layer inside keeps it;
+        where it takes the sequences in, a step counts if anything in it does.
+        """
+        if mask is None or mask.ndim < 3:
+            return mask
+        inner = self.layer.compute_mask(_merged(inputs), _merged(mask))
+        return mask.any(axis=tuple(range(2, mask.ndim))) if inner is None else mask
+
     def _options(self, mask: np.ndarray | None) -> dict[str, Any]:
         """Return the mask for the layer inside, where it has axes after the steps."""
-        if mask is None or mask.ndim < 3:
-            return {}
-        return {"mask": mask.reshape(-1, *mask.shape[2:])}
+        return {} if mask is None or mask.ndim < 3 else {"mask": _merged(mask)}
 
     def forward(
         self, x: np.ndarray, training: bool, mask: np.ndarray | None = None
