@@ -492,9 +492,36 @@ def test_stateful_training(rng: np.random.Generator) -> None:
         for mine, other in zip(model.get_weights(), given.get_weights(), strict=True):
             np.testing.assert_allclose(mine, other, **TOLERANCE)
         states = [state.copy() for state in gru.states]
-    with pytest.raises(ValueError, match=r"expects shape \(3, 5, 4\)"):
+    with pytest.raises(ValueError, match="has states for batches of 3, got one of 2"):
         model.train_on_batch(x[:2], y[:2])
-    assert dense.built
+    model.reset_state()
+    with pytest.raises(ValueError, match="is stateful and made for batches of 3, got one of 2"):
+        model.train_on_batch(x[:2], y[:2])
+    assert dense.built and gru.states is None
+
+
+def test_stateful_models_cut_data_into_equal_batches(rng: np.random.Generator) -> None:
+    model = Sequential([Input(batch_shape=(N, T, D)), LSTM(U, stateful=True), Dense(1)])
+    model.compile("sgd", "mse")
+    x = sequences(rng, (2 * N, T, D))
+    whole = model.predict(x, verbose=0)  # in batches of N
+    model.reset_state()
+    parts = [model.predict_on_batch(x[:N]), model.predict_on_batch(x[N:])]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    kept = [state.copy() for state in model.layers[0].states]
+    y = np.ones((2 * N, 1))
+    for call in (
+        lambda: model.fit(x[1:], y[1:], batch_size=N, verbose=0),
+        lambda: model.evaluate(x[1:], y[1:], verbose=0),
+        lambda: model.predict(x[1:], verbose=0),
+    ):
+        with pytest.raises(ValueError, match="5 samples cannot be cut into batches of 3"):
+            call()
+    with pytest.raises(ValueError, match="has states for batches of 3, got one of 2"):
+        model.predict(x, batch_size=2, verbose=0)
+    for before, after in zip(kept, model.layers[0].states, strict=True):
+        np.testing.assert_array_equal(before, after)
+    model.fit(x, y, batch_size=N, shuffle=False, verbose=0)
 
 
 def test_initial_state_in_a_graph(rng: np.random.Generator) -> None:

@@ -105,6 +105,8 @@ class RNN(Wrapper):
         # Of a stateful layer, after its first batch: the states that the next one begins with.
         self.states: list[np.ndarray] | None = None
         self._saved_states: list[np.ndarray] | None = None
+        # The batch size of a stateful layer, where its Input fixes one.
+        self._fixed_batch: int | None = None
 
     @property
     def state_size(self) -> list[int]:
@@ -143,14 +145,24 @@ class RNN(Wrapper):
             raise self.error(f"expects at least one step, got an input of shape {shape}")
         if self._cells[0].built:
             self._cells[0].check_input_shape((shape[0], *shape[2:]))
-        if self.states is not None and shape[0] not in (None, len(self.states[0])):
+        self._check_batch(shape[0])
+
+    def _check_batch(self, size: int | None) -> None:
+        if not self.stateful or size is None:
+            return
+        if self.states is not None and size != len(self.states[0]):
             raise self.error(
                 f"is stateful and has states for batches of {len(self.states[0])}, got one of "
-                f"{shape[0]}: call reset_state() first, or keep the batch size"
+                f"{size}: call reset_state() first, or keep the batch size"
+            )
+        if self._fixed_batch not in (None, size):
+            raise self.error(
+                f"is stateful and made for batches of {self._fixed_batch}, got one of {size}"
             )
 
     def build(self, input_shape: Any) -> None:
         shape = input_shape[0] if isinstance(input_shape, list) else input_shape
+        self._fixed_batch = shape[0]
         features = shape[-1]
         for each in self._cells:
             if not each.built:
@@ -192,8 +204,7 @@ class RNN(Wrapper):
         """Return the sequence and the states that were given with it, or kept."""
         x, given = (x[0], list(x[1:])) if isinstance(x, (list, tuple)) else (x, None)
         if self.stateful:
-            if self.states is not None and len(self.states[0]) != len(x):
-                self.check_input_shape(x.shape)
+            self._check_batch(len(x))
             given = self.states if given is None else given
         return x, given
 

@@ -115,7 +115,6 @@ def as_inputs(
         if (
             (x.dtype is _FLOAT32 if dtype == "float32" else x.dtype in _READY_DTYPES[dtype])
             and x.shape[1:] == tensor.shape[1:]
-            and tensor.shape[0] in (None, len(x))
             and x.flags.c_contiguous
         ):
             return [x]
@@ -142,9 +141,11 @@ def _as_input(value: Any, tensor: SymbolicTensor, dtype: str, where: str) -> np.
         array = array[..., np.newaxis]  # as Keras: (N, 28, 28) is taken for (N, 28, 28, 1)
     elif array.ndim == len(expected) + 1 and array.shape[-1] == 1:
         array = array[..., 0]
+    # A batch size that an Input fixes is for layers with states, which see to it; as in Keras it is
+    # not that of the data, which fit and predict cut into batches.
     if array.ndim != len(expected) or any(
         known is not None and size != known
-        for size, known in zip(array.shape, expected, strict=True)
+        for size, known in zip(array.shape[1:], expected[1:], strict=True)
     ):
         raise ValueError(f"{where} expects shape {expected}, received {received}")
     if dtype == "indices":

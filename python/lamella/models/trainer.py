@@ -16,6 +16,7 @@ import numpy as np
 
 from lamella.callbacks import Callback, CallbackList, History
 from lamella.models.data import ArrayData, Batch, StreamData, is_stream
+from lamella.models.executor import stateful_layers
 from lamella.models.steps import Steps
 
 Data = ArrayData | StreamData
@@ -254,7 +255,6 @@ class Trainer(Steps):
             )
             prepare = functools.partial(self._checked, class_weight=class_weight)
             return StreamData(x, prepare, steps), None
-        size = _batch_size(batch_size, self.label)
         held_out = None
         batch = self._checked(x, y, sample_weight, None if split else class_weight)
         self._check_indices(batch.inputs)
@@ -265,6 +265,7 @@ class Trainer(Steps):
                 batch = batch._replace(weights=weights)
         if batch.size == 0:
             raise ValueError(f"{self.label}: fit needs at least one sample, x has none")
+        size = self._batch_size(batch_size, batch.size)
         return ArrayData(batch, size, bool(shuffle), steps, repeat=True), held_out
 
     def _validation_data(
@@ -278,7 +279,7 @@ class Trainer(Steps):
             if held_out is None:
                 return None
             limit = _optional_integer("validation_steps", steps, self.label)
-            return ArrayData(held_out, _batch_size(batch_size, self.label), False, limit)
+            return ArrayData(held_out, self._batch_size(batch_size, held_out.size), False, limit)
         if is_stream(validation_data):
             return self._evaluation_data(validation_data, None, None, None, steps, "fit")
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
@@ -304,20 +305,35 @@ class Trainer(Steps):
                 method, y=y, sample_weight=sample_weight, batch_size=batch_size
             )
             return StreamData(x, self._checked, steps)
-        size = _batch_size(batch_size, self.label)
         batch = self._checked(x, y, sample_weight)
         self._check_indices(batch.inputs)
         if batch.size == 0:
             raise ValueError(f"{self.label}: {method} needs at least one sample, x has none")
-        return ArrayData(batch, size, False, steps)
+        return ArrayData(batch, self._batch_size(batch_size, batch.size), False, steps)
 
     def _prediction_data(self, x: Any, batch_size: int | None, steps: int | None) -> Data:
         steps = _optional_integer("steps", steps, self.label)
         if is_stream(x):
             self._reject_with_stream("predict", batch_size=batch_size)
             return StreamData(x, self._inputs_only, steps)
-        size = _batch_size(batch_size, self.label)
-        return ArrayData(self._inputs_only(x), size, False, steps)
+        batch = self._inputs_only(x)
+        return ArrayData(batch, self._batch_size(batch_size, batch.size), False, steps)
+
+    def _batch_size(self, value: Any, count: int) -> int:
+        """Return the batch size for `count` samples; by default 32.
+
+        With stateful layers it is by default what an Input fixes, and must divide the samples.
+        """
+        is_stateful = bool(stateful_layers(self.graph))
+        size = 32 if value is None else _integer("batch_size", value, 1, self.label)
+        if value is None and is_stateful:
+            size = next((t.shape[0] for t in self.inputs if t.shape[0] is not None), size)
+        if is_stateful and count % max(1, min(size, count)):
+            raise ValueError(
+                f"{self.label}: has stateful layers, whose batches have one size: {count} samples "
+                f"cannot be cut into batches of {size}"
+            )
+        return size
 
     def _inputs_only(self, x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
         # Targets that come with the batches of a generator are passed over, as in Keras.
@@ -404,10 +420,6 @@ def _integer(name: str, value: Any, minimum: int, owner: str) -> int:
 
 def _optional_integer(name: str, value: Any, owner: str) -> int | None:
     return None if value is None else _integer(name, value, 1, owner)
-
-
-def _batch_size(value: Any, owner: str) -> int:
-    return 32 if value is None else _integer("batch_size", value, 1, owner)
 
 
 def _share(value: Any, owner: str) -> float:
