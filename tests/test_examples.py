@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lamella.examples import _plot, cnn
+from lamella.examples import _plot, cnn, rnn
 
 
 def run(capsys, *options):
@@ -59,3 +59,15 @@ def test_cnn_refuses(options, capsys):
     with pytest.raises(SystemExit):
         cnn.main(options)
     assert options[0] in capsys.readouterr().err
+
+
+def test_rnn_learns_the_digits(capsys):
+    rnn.main(["--verbose", "0"])
+    text = capsys.readouterr().out
+    assert accuracy(text) >= 95
+    assert re.search(r"training: [\d,]+ sequences/s", text)
+
+
+def test_rnn_refuses(capsys):
+    with pytest.raises(SystemExit):
+        rnn.main(["--epochs", "0"])
