@@ -179,23 +179,32 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   // matrices.
   if (c.size() == 0) return c;
   const std::int64_t count = batch_count(s.batch);
-  const auto a_offset = batch_offsets(a.shape, a.ndim, s.batch, count);
-  const auto b_offset = batch_offsets(b.shape, b.ndim, s.batch, count);
-  const auto c_offset = batch_offsets(shape.data(), static_cast<int>(shape.size()), s.batch, count);
+  // A single product lies at the beginning of everything: for a small one even the lists would
+  // cost something.
+  static const std::int64_t beginning = 0;
+  const auto offsets = [&](const std::int64_t* axes, int ndim) {
+    return count == 1 ? std::vector<std::int64_t>() : batch_offsets(axes, ndim, s.batch, count);
+  };
+  const auto first = [](const std::vector<std::int64_t>& list) {
+    return list.empty() ? &beginning : list.data();
+  };
+  const auto a_offset = offsets(a.shape, a.ndim);
+  const auto b_offset = offsets(b.shape, b.ndim);
+  const auto c_offset = offsets(shape.data(), static_cast<int>(shape.size()));
   dense::Matmul p{count,
                   s.m,
                   s.n,
                   s.k,
                   a.data(),
-                  a_offset.data(),
+                  first(a_offset),
                   0,
                   0,
                   b.data(),
-                  b_offset.data(),
+                  first(b_offset),
                   0,
                   0,
                   c.mutable_data(),
-                  c_offset.data(),
+                  first(c_offset),
                   false};
   p.a_row = transpose_a ? 1 : s.k;
   p.a_column = transpose_a ? s.m : 1;

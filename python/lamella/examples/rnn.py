@@ -1,8 +1,8 @@
 """Read handwritten digits row by row with two LSTM layers.
 
-Run it with ``python -m lamella.examples.rnn``; ``--help`` lists its options. A digit of 28x28 pixels
-is a sequence of 28 steps, from the top row to the bottom one, of 28 features each. It needs no
-download, takes a few seconds and ends above 95% on digits the network has not seen.
+Run it with ``python -m lamella.examples.rnn``; ``--help`` lists its options. A digit of 28x28
+pixels is a sequence of 28 steps, from the top row to the bottom one, of 28 features each. It needs
+no download, takes a few seconds and ends above 95% on digits the network has not seen.
 """
 
 from __future__ import annotations
