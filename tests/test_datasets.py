@@ -211,3 +211,39 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path, arrays, monkeypatch):
     with pytest.raises(ValueError, match="holds more"):
         datasets.load_mnist(tmp_path)
     assert read == 16 + IMAGES.size + 1
+
+
+def test_documentation():
+    (x_train, y_train), (x_test, y_test), words, groups = datasets.load_documentation()
+    assert x_train.dtype == x_test.dtype == np.int32 and y_train.dtype == y_test.dtype == np.int64
+    assert len(x_train) == len(y_train) > 800 and 0.15 < len(x_test) / len(x_train) < 0.3
+    assert x_train.shape[1] == x_test.shape[1] == 60
+    assert len(set(words)) == len(words) == 2000 and words[:2] == ("", "[unknown]")
+    assert set(y_train) == set(range(len(groups)))
+    for x in (x_train, x_test):
+        lengths = (x > 0).sum(axis=1)
+        assert lengths.min() >= 20 and len(set(lengths)) > 20
+        np.testing.assert_array_equal(x > 0, np.arange(60) < lengths[:, None])
+        assert x.max() < len(words)
+    # No passage is in both parts.
+    rows = {row.tobytes() for row in x_train}
+    assert sum(row.tobytes() in rows for row in x_test) < 5  # rare words look alike
+
+
+def test_documentation_split():
+    def loaded(**options):
+        return datasets.load_documentation(**options)
+
+    np.testing.assert_array_equal(loaded(seed=3).train[0], loaded(seed=3).train[0])
+    assert not np.array_equal(loaded(seed=3).train[0], loaded(seed=4).train[0])
+    small = loaded(max_words=25, vocabulary=50, test_share=0.5)
+    assert small.train[0].shape[1] == 25 and small.train[0].max() == 49
+    assert abs(len(small.train[0]) - len(small.test[0])) <= 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_words": 5}, {"vocabulary": 2}, {"test_share": 0}, {"test_share": 1.0}]
+)
+def test_documentation_refuses(options):
+    with pytest.raises(ValueError, match=f"load_documentation: {next(iter(options))} must"):
+        datasets.load_documentation(**options)

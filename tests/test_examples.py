@@ -71,3 +71,11 @@ def test_rnn_learns_the_digits(capsys):
 def test_rnn_refuses(capsys):
     with pytest.raises(SystemExit):
         rnn.main(["--epochs", "0"])
+
+
+def test_rnn_reads_text(capsys):
+    rnn.main(["--text", "--epochs", "12", "--verbose", "0"])
+    text = capsys.readouterr().out
+    found = float(re.search(r"test accuracy: ([\d.]+)% of \d+ passages", text).group(1))
+    most = float(re.search(r"largest group would get ([\d.]+)% right", text).group(1))
+    assert found > most + 20
