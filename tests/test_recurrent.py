@@ -144,7 +144,9 @@ def test_a_long_sequence(name, backend, rng):
 def test_every_option_with_every_other(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     flag = st.booleans()
-    size = [data.draw(st.integers(1, most)) for most in (9, 7, 20, 40)]
+    # Errors are judged by the largest result: there must be enough results for one to be large.
+    bounds = ((4, 12), (1, 7), (4, 20), (9, 40))
+    size = [data.draw(st.integers(*each)) for each in bounds]
     if data.draw(flag):
         size[3] += 120
     batch, steps, inputs, units = size
@@ -168,9 +170,11 @@ def test_every_option_with_every_other(data):
         "h_scale": scale(units) if data.draw(flag) else None,
         "activation": data.draw(st.sampled_from(["tanh", "tanh", "silu"])),
     }
-    if name != "simple_rnn":
+    if name == "lstm":
         gates = data.draw(st.sampled_from(["sigmoid", "sigmoid", "gelu", "tanh"]))
         options["recurrent_activation"] = gates
+    # gru's z h + (1 - z) n grows from step to step, and errors with it, unless z is in [0, 1]:
+    # other gates than sigmoid are in test_activations.
     if name == "gru":
         options["reset_after"] = reset_after
     if name == "lstm":
@@ -225,14 +229,13 @@ def test_lengths_are_a_mask_and_full_ones_none(name, backend, rng):
     op_checks.assert_same_bits(function(*arrays, mask=np.ones((5, 6), bool)), whole)
 
 
-@each_op
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in NAMES), ("gru", {"reset_after": False})], ids=str
+)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("units", [21, 48, 144])
-@pytest.mark.parametrize("options", [{}, {"reset_after": False}], ids=["", "reset before"])
 def test_one_step_after_the_other(name, batch, units, options, backend, rng):
     """Streaming: the states of one call are those of the next."""
-    if options and name != "gru":
-        pytest.skip("an option of gru")
     x, *weights = draw(name, rng, batch, 8, 5, units, reset_after=not options)
     function = functools.partial(getattr(ops, name), **options)
     weights, states = weights[:3], weights[3:]

@@ -6,9 +6,7 @@ one call of the op.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,17 +28,6 @@ class Walk(NamedTuple):
     mask: np.ndarray | None = None
     go_backwards: bool = False
     training: bool = False
-
-
-@functools.cache
-def _array_count(op: Callable[..., Any]) -> int:
-    parameters = inspect.signature(op).parameters.values()
-    return sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
-
-
-def takes_late_arrays(op: Callable[..., Any]) -> bool:
-    """Return whether lstm takes arrays after its states: projection and layer normalization."""
-    return _array_count(op) > 6
 
 
 class RecurrentCell(Layer):
@@ -173,10 +160,6 @@ class RecurrentCell(Layer):
         """Return the bias's shape and initializer."""
         return (self._gates * self.units,), self.bias_initializer
 
-    def _late_weights(self) -> list[Weight | None]:
-        """Return the weights that the op takes after the states."""
-        return []
-
     # -- a sequence ---------------------------------------------------------------------------
 
     def _arguments(
@@ -184,8 +167,7 @@ class RecurrentCell(Layer):
     ) -> tuple[list[Any], dict[str, Any]]:
         given = [None] * self._state_count if states is None else list(states)
         bias = None if self.bias is None else self.bias.value
-        late = [None if weight is None else weight.value for weight in self._late_weights()]
-        arrays = [x, self.kernel.value, self.recurrent_kernel.value, bias, *given, *late]
+        arrays = [x, self.kernel.value, self.recurrent_kernel.value, bias, *given]
         options = {**self._options, "go_backwards": walk.go_backwards}
         if walk.mask is not None:
             options["mask"] = walk.mask
@@ -249,8 +231,7 @@ class RecurrentCell(Layer):
         weights = [self.kernel, self.recurrent_kernel, self.bias]
         between: list[None] = [None] * self._state_count
         # In the order of the op's arguments; None for x and the states.
-        places: list[Weight | None] = [None, *weights, *between, *self._late_weights()]
-        places += [None] * (_array_count(op) - len(places))
+        places: list[Weight | None] = [None, *weights, *between]
         wanted = [trained and weight is not None for weight in places]
         wanted[0] = needs[0]
         first = 1 + len(weights)

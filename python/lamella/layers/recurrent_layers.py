@@ -174,7 +174,7 @@ class LSTM(_OfOneCell):
         See `RNN`.
     use_cudnn
         Accepted unless True.
-    zoneout, layer_norm, projection
+    zoneout
         Beyond Keras: see `LSTMCell`.
     **kwargs
         name, trainable, input_shape and so on: see `Layer`.
@@ -225,8 +225,6 @@ class LSTM(_OfOneCell):
         unroll: bool = False,
         use_cudnn: Any = "auto",
         zoneout: Any = 0.0,
-        layer_norm: bool = False,
-        projection: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -249,8 +247,6 @@ class LSTM(_OfOneCell):
                 "recurrent_dropout": recurrent_dropout,
                 "seed": seed,
                 "zoneout": zoneout,
-                "layer_norm": layer_norm,
-                "projection": projection,
             },
             activity_regularizer=activity_regularizer,
             return_sequences=return_sequences,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamella.ops._backend import backend_of
-from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
+from lamella.ops._op import Array, Pullback, op
+from lamella.ops._sequence import sequence_vjp
 
 
 def _lstm_vjp(
@@ -26,22 +27,12 @@ def _lstm_vjp(
     zoneout_h: Array | float = 0.0,
     zoneout_c: Array | float = 0.0,
     needs: Sequence[bool] | None = None,
-) -> tuple[tuple[Array, Array, Array], Pullback]:
-    backend = backend_of(x)
-    wanted = tuple(needed("lstm", needs, 6))
+) -> tuple[tuple[Array, ...], Pullback]:
     arrays = (x, kernel, recurrent_kernel, bias, h0, c0)
     options = (
         go_backwards, activation, recurrent_activation, x_scale, h_scale, zoneout_h, zoneout_c,
     )  # fmt: skip
-    *results, saved = backend.lstm_forward(arrays, mask, lengths, options, True)
-
-    def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
-        check_gradients("lstm", dy, 3)
-        return backend.lstm_backward(
-            dy, arrays, saved, options, wanted, tuple(outputs("lstm", out, 6))
-        )
-
-    return tuple(results), pullback
+    return sequence_vjp("lstm", arrays, mask, lengths, options, needs)
 
 
 @op(_lstm_vjp)

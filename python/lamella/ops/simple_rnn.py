@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamella.ops._backend import backend_of
-from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
+from lamella.ops._op import Array, Pullback, op
+from lamella.ops._sequence import sequence_vjp
 
 
 def _simple_rnn_vjp(
@@ -22,20 +23,10 @@ def _simple_rnn_vjp(
     x_scale: Array | None = None,
     h_scale: Array | None = None,
     needs: Sequence[bool] | None = None,
-) -> tuple[tuple[Array, Array], Pullback]:
-    backend = backend_of(x)
-    wanted = tuple(needed("simple_rnn", needs, 5))
+) -> tuple[tuple[Array, ...], Pullback]:
     arrays = (x, kernel, recurrent_kernel, bias, h0)
     options = (go_backwards, activation, x_scale, h_scale)
-    *results, saved = backend.simple_rnn_forward(arrays, mask, lengths, options, True)
-
-    def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
-        check_gradients("simple_rnn", dy, 2)
-        return backend.simple_rnn_backward(
-            dy, arrays, saved, options, wanted, tuple(outputs("simple_rnn", out, 5))
-        )
-
-    return tuple(results), pullback
+    return sequence_vjp("simple_rnn", arrays, mask, lengths, options, needs)
 
 
 @op(_simple_rnn_vjp)
