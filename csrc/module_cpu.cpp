@@ -13,6 +13,7 @@ namespace py = pybind11;
 
 namespace lamella {
 void bind_activation(py::module_& module);
+void bind_attention(py::module_& module);
 void bind_batch_norm(py::module_& module);
 void bind_ceiling(py::module_& module);
 void bind_conv2d(py::module_& module);
@@ -96,6 +97,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   }
   bind_core(module);
   bind_activation(module);
+  bind_attention(module);
   bind_batch_norm(module);
   bind_ceiling(module);
   bind_conv2d(module);

@@ -23,6 +23,15 @@ LAMELLA_INLINE Float polynomial(Float x, const float (&coefficients)[count]) {
   return y;
 }
 
+// x 2^n for integral n in [-126, 127], where nothing overflows or becomes denormal.
+LAMELLA_INLINE Float scale_by_normal_power_of_two(Float x, Float n) {
+#if defined(LAMELLA_ISA_avx512)
+  return {_mm512_scalef_ps(x.v, n.v)};
+#else
+  return x * power_of_two(n);
+#endif
+}
+
 // x 2^n for integral n in [-151, 129], x near 1: right down to the denormals and up to infinity.
 LAMELLA_INLINE Float scale_by_power_of_two(Float x, Float n) {
 #if defined(LAMELLA_ISA_avx512)

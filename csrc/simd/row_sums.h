@@ -5,11 +5,16 @@
 
 namespace lamella::LAMELLA_ISA {
 
-// The first n lanes of v, `other` in the rest.
-LAMELLA_INLINE Float first_lanes_or(Float v, std::int64_t n, Float other) {
+// 0 1 2 ...
+LAMELLA_INLINE Float lane_numbers() {
   alignas(64) static constexpr float lane[16] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                  8, 9, 10, 11, 12, 13, 14, 15};
-  return select(less(load(lane), set(static_cast<float>(n))), v, other);
+  return load(lane);
+}
+
+// The first n lanes of v, `other` in the rest.
+LAMELLA_INLINE Float first_lanes_or(Float v, std::int64_t n, Float other) {
+  return select(less(lane_numbers(), set(static_cast<float>(n))), v, other);
 }
 
 // v with `other` in the lanes that lie behind the end of the row.

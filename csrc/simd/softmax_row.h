@@ -18,8 +18,19 @@ LAMELLA_INLINE Float exp_nonpositive(Float x) {
   const Float y = max(set(smallest), x);
   const Float n = round(y * set(1.44269504f));
   const Float r = fnma(n, set(-2.12194440e-4f), fnma(n, set(0.693359375f), y));
-  const Float e = fma(r * r, polynomial(r, p), r + set(1.0f)) * power_of_two(n);
+  const Float e = scale_by_normal_power_of_two(fma(r * r, polynomial(r, p), r + set(1.0f)), n);
   return select(less(x, set(smallest)), zero(), e);
+}
+
+// 2^x for x <= 0, 3 ulp (2.04) where the result is a normal number, else 0.
+LAMELLA_INLINE Float exp2_nonpositive(Float x) {
+  static constexpr float p[] = {6.931470037e-01f, 2.402224243e-01f, 5.550733581e-02f,
+                                9.671512991e-03f, 1.326472382e-03f};
+  const Float n = round(x);
+  const Float r = x - n;
+  const Float e = scale_by_normal_power_of_two(fma(polynomial(r, p), r, set(1.0f)), n);
+  // Also where n is too small for the line above.
+  return select(less(x, set(-126.0f)), zero(), e);
 }
 
 // NaN elements may be lost; the sum of the exponentials then is NaN whatever the maximum.

@@ -31,6 +31,7 @@ from lamella.ops.activation import (
     softplus,
     tanh,
 )
+from lamella.ops.attention import attention
 from lamella.ops.batch_norm import batch_norm
 from lamella.ops.conv1d import conv1d
 from lamella.ops.conv2d import conv2d
@@ -56,6 +57,7 @@ __all__ = [
     "accumulate_",
     "adam_",
     "add",
+    "attention",
     "avg_pool2d",
     "batch_norm",
     "binary_crossentropy",

@@ -1,0 +1,166 @@
+// The products of attention on blocks of keys and rows, and how their operands lie:
+//
+//   turned    [panel][term][panel columns]   keys or values with keys as columns: s and dw
+//   straight  [key or row][padded size]      values, keys, queries, dy as rows: y and the gradients
+//
+// Blocks are copies: heads lie side by side in memory, so rows of one head are far apart and fall
+// on few sets of the cache.
+#pragma once
+
+#include "core/memory_pool.h"
+#include "gemm/gemm.h"
+#include "gemm/tile.h"
+#include "ops/attention/attention_scores.h"
+
+namespace lamella::LAMELLA_ISA {
+
+constexpr std::int64_t score_panel = (wide_tile_rows < 4 ? 2 : max_tile_vectors) * Float::width;
+
+// A matrix of rows in memory of its own.
+struct Block {
+  float* data;
+  std::int64_t stride;
+  float* row(std::int64_t i) const { return data + i * stride; }
+};
+
+// Rows of `size` floats, `stride` apart, times `factor`, with zeros up to whole vectors. Whether
+// all of them are finite.
+inline bool copy_rows(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t size,
+                      float factor, const Block& to) {
+  Float test = zero();
+  for (std::int64_t i = 0; i < rows; ++i, from += stride) {
+    float* const row = to.row(i);
+    for (std::int64_t e = 0; e < size; e += Float::width) {
+      const Float v = load_n(from + e, min_i(Float::width, size - e)) * set(factor);
+      test = fma(v, zero(), test);
+      store(row + e, v);
+    }
+  }
+  return sum(test) == 0.0f;
+}
+
+// Turned panels of `rows` rows. Columns up to the end of the last panel are zeros.
+inline void turn_rows(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t size,
+                      float* to) {
+  for (std::int64_t j = 0; j < rows; j += score_panel, to += size * score_panel) {
+    pack_panel({from, 1, stride}, size, j, min_i(score_panel, rows - j), score_panel, to);
+  }
+}
+
+// Calls run(tile, rows, vectors) for tiles of `rows` rows and `columns` columns of whole vectors.
+template <class Run>
+LAMELLA_INLINE void for_each_tile(std::int64_t rows, std::int64_t columns, std::int64_t panel,
+                                  const Run& run) {
+  for (std::int64_t j = 0; j < columns; j += panel) {
+    const int vectors = tile_vectors(min_i(panel, columns - j));
+    const std::int64_t full = full_tile_rows(vectors);
+    const std::int64_t height = ceil_div(rows, ceil_div(rows, full));
+    for (std::int64_t r = 0; r < rows; r += height) run(r, min_i(height, rows - r), j, vectors);
+  }
+}
+
+// c[r][j] = a[r] . turned column j, for the columns of whole vectors from columns.begin on, a
+// multiple of score_panel.
+inline void multiply_turned(const Block& a, std::int64_t rows, std::int64_t size,
+                            const float* turned, const Span& columns, const Block& c) {
+  const Segment terms = {0, 0, size};
+  Tile t = {};
+  t.segments = &terms;
+  t.segment_count = 1;
+  t.b_stride = score_panel;
+  const float* from[max_tile_rows];
+  float* to[max_tile_rows];
+  t.a = from;
+  t.c = to;
+  for_each_tile(rows, whole_vectors(columns.end) - columns.begin, score_panel,
+                [&](std::int64_t r, std::int64_t height, std::int64_t j, int vectors) {
+                  const std::int64_t column = columns.begin + j;
+                  for (std::int64_t i = 0; i < height; ++i) {
+                    from[i] = a.row(r + i);
+                    to[i] = c.row(r + i) + column;
+                  }
+                  t.b = turned + column * size;
+                  t.columns = vectors * Float::width;
+                  tile_kernel(Form::rows, height, vectors)(t);
+                });
+}
+
+// c[r] += sum of a[r][k] b[k] over the columns k, for rows of c of whole vectors.
+inline void add_product(const Block& a, std::int64_t rows, const Span& terms, const Block& b,
+                        std::int64_t columns, float* const* c) {
+  const Segment segment = {terms.begin, terms.begin * b.stride, terms.end - terms.begin};
+  Tile t = {};
+  t.segments = &segment;
+  t.segment_count = 1;
+  t.b_stride = b.stride;
+  t.accumulate = true;
+  const float* from[max_tile_rows];
+  float* to[max_tile_rows];
+  t.a = from;
+  t.c = to;
+  for_each_tile(rows, whole_vectors(columns), score_panel,
+                [&](std::int64_t r, std::int64_t height, std::int64_t j, int vectors) {
+                  for (std::int64_t i = 0; i < height; ++i) {
+                    from[i] = a.row(r + i);
+                    to[i] = c[r + i] + j;
+                  }
+                  t.b = b.data + j;
+                  t.columns = min_i(vectors * Float::width, columns - j);
+                  tile_kernel(Form::rows, height, vectors)(t);
+                });
+}
+
+// c[k] += sum of a[r][k] b[r] over the rows r, for the columns k of a.
+inline void add_transposed_product(const Block& a, std::int64_t rows, const Span& columns,
+                                   const Block& b, std::int64_t size, const Block& c) {
+  const Segment segment = {0, 0, rows};
+  Tile t = {};
+  t.segments = &segment;
+  t.segment_count = 1;
+  t.a_step = a.stride;
+  t.b_stride = b.stride;
+  t.accumulate = true;
+  const float* from = nullptr;
+  float* to[max_tile_rows];
+  t.a = &from;
+  t.c = to;
+  for_each_tile(columns.end - columns.begin, whole_vectors(size), score_panel,
+                [&](std::int64_t r, std::int64_t height, std::int64_t j, int vectors) {
+                  const std::int64_t column = columns.begin + r;
+                  from = a.data + column;
+                  for (std::int64_t i = 0; i < height; ++i) to[i] = c.row(column + i) + j;
+                  t.b = b.data + j;
+                  t.columns = vectors * Float::width;
+                  tile_kernel(Form::columns, height, vectors)(t);
+                });
+}
+
+// c += a b over `size` columns, if a is not 0.
+LAMELLA_INLINE void add_unless_zero(float a, const float* b, std::int64_t size, float* c) {
+  if (a == 0.0f) return;
+  for (std::int64_t e = 0; e < size; e += Float::width) {
+    const std::int64_t n = min_i(Float::width, size - e);
+    store_n(c + e, fma(set(a), load_n(b + e, n), load_n(c + e, n)), n);
+  }
+}
+
+// The same for a b that is not finite: an element of a that is 0 meets nothing of it.
+inline void add_nonzero_product(const Block& a, std::int64_t rows, const Span& terms,
+                                const Block& b, std::int64_t columns, float* const* c) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = terms.begin; k < terms.end; ++k) {
+      add_unless_zero(a.row(r)[k], b.row(k), columns, c[r]);
+    }
+  }
+}
+
+inline void add_nonzero_transposed_product(const Block& a, std::int64_t rows, const Span& columns,
+                                           const Block& b, std::int64_t size, const Block& c) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = columns.begin; k < columns.end; ++k) {
+      add_unless_zero(a.row(r)[k], b.row(r), size, c.row(k));
+    }
+  }
+}
+
+}  // namespace lamella::LAMELLA_ISA
