@@ -35,6 +35,9 @@
 
 namespace lamella::attention {
 
+// Of a side of the window: no bound. Offsets are smaller, so that sums with it fit 63 bits.
+constexpr std::int64_t unbounded = std::int64_t{1} << 60;
+
 // Where element (n,a,i,j) of an array that broadcasts to (N,A,S,L) lies, in elements: 0 along the
 // axes that it repeats.
 struct Strides {
@@ -65,7 +68,7 @@ struct Problem {
   const std::int64_t* query_offsets;  // (N); null: `offset` for all
   const std::int64_t* key_lengths;    // (N)
   std::int64_t offset;
-  std::int64_t left, right;  // of the window; 2^60 stands for no bound, right is 0 if causal
+  std::int64_t left, right;  // of the window, or unbounded; right is 0 if causal
   float scale;
   float softcap;  // 0: none
   bool drops;

@@ -11,8 +11,9 @@ namespace {
 
 constexpr const char* op = "attention";
 
-// No bound of a window, and the largest offset: sums of them and of positions fit 63 bits.
-constexpr std::int64_t unbounded = std::int64_t{1} << 60;
+using attention::unbounded;
+// Of a query's position: far beyond all keys, and sums with positions and a window fit 63 bits.
+constexpr std::int64_t largest_offset = unbounded / 2;
 
 struct AttentionArguments {
   attention::Problem problem;
@@ -93,7 +94,7 @@ std::int64_t window_side(py::handle side, py::handle window) {
   if (keys < 0) {
     throw ValueError(message(op, ": window must not be negative, got ", repr_text(window)));
   }
-  return std::min(keys, unbounded);
+  return std::min(keys, unbounded - 1);
 }
 
 void read_window(attention::Problem& p, py::handle window, py::handle causal) {
@@ -118,15 +119,15 @@ void read_offsets(AttentionArguments& a, py::handle offset) {
   p.offset = p.keys - p.queries;
   if (offset.is_none()) return;
   if (!py::isinstance<py::array>(offset)) {
-    p.offset = std::clamp(int_option(op, "query_offset", offset), -unbounded, unbounded);
+    p.offset = std::clamp(int_option(op, "query_offset", offset), -largest_offset, largest_offset);
     return;
   }
   a.query_offsets = index_input(op, "query_offset", offset);
   expect_shape(op, "query_offset", a.query_offsets, {p.batch}, "one a sequence");
   const std::int64_t* const offsets = a.query_offsets.data();
   for (std::int64_t n = 0; n < p.batch; ++n) {
-    if (offsets[n] < -unbounded || offsets[n] > unbounded) {
-      throw ValueError(message(op, ": query_offset must lie within 2**60, got ", offsets[n],
+    if (offsets[n] < -largest_offset || offsets[n] > largest_offset) {
+      throw ValueError(message(op, ": query_offset must lie within 2**59 of 0, got ", offsets[n],
                                " for sequence ", n));
     }
   }

@@ -64,6 +64,7 @@ class Backward {
         ds_(p.op, plan_.slots * plan_.block_rows * plan_.row_floats),
         slopes_(p.op, p.softcap == 0.0f ? 0 : plan_.slots * plan_.block_rows * plan_.row_floats),
         row_terms_(p.op, p.batch * p.heads * p.queries),
+        reads_(p.op, plan_.slots * plan_.block_rows),
         pointers_(p.op, plan_.slots * plan_.block_rows),
         partial_dq_(p.op,
                     out.query != nullptr && plan_.chunks > 1 ? plan_.chunks * query_floats() : 0) {}
@@ -99,11 +100,12 @@ class Backward {
     float* turned_keys;
     float* turned_values;
     Block keys, dk, dv;
-    Block queries;  // times scale / log 2
+    Block queries;
     Block dy;
     Block w;   // scores, then weights
     Block ds;  // gradients of weights, then of scores
     Block slopes;
+    const float** reads;
     float** pointers;
 
     Place(const Backward& b, int slot)
@@ -117,6 +119,7 @@ class Backward {
           w(part(b.w_, slot, b.plan_.block_rows, b.plan_.row_floats)),
           ds(part(b.ds_, slot, b.plan_.block_rows, b.plan_.row_floats)),
           slopes(part(b.slopes_, slot, b.plan_.block_rows, b.plan_.row_floats)),
+          reads(b.reads_.get() + slot * b.plan_.block_rows),
           pointers(b.pointers_.get() + slot * b.plan_.block_rows) {}
 
     static Block part(const Scratch<float>& all, int slot, std::int64_t rows, std::int64_t stride) {
@@ -185,13 +188,13 @@ class Backward {
       if (!taken) {
         turn_rows(p_.key + key_at, stride, count, p_.size, place.turned_keys);
         turn_rows(p_.value + value_at, value_stride, count, p_.value_size, place.turned_values);
-        keys_finite = copy_rows(p_.key + key_at, stride, count, p_.size, 1.0f, place.keys);
+        keys_finite = copy_rows(p_.key + key_at, stride, count, p_.size, place.keys);
         taken = true;
       }
       block(rows, row, last, key, columns, keys_finite, chunk, place);
     }
     if (out_.key != nullptr) {
-      put_rows(place.dk, count, p_.size, ln_2, out_.key + key_at, stride);
+      put_rows(place.dk, count, p_.size, p_.scale, out_.key + key_at, stride);
     }
     if (out_.value != nullptr) {
       put_rows(place.dv, count, p_.value_size, 1.0f, out_.value + value_at, value_stride);
@@ -219,15 +222,17 @@ class Backward {
     bool dy_finite = true;
     for (std::int64_t r = row; r < last; ++r) {
       const std::int64_t at = rows.query_row(r);
-      queries_finite &= copy_rows(p_.query + at * p_.size, 0, 1, p_.size, p_.scale * log2_e,
-                                  {place.queries.row(r - row), 0});
+      queries_finite &=
+          copy_rows(p_.query + at * p_.size, 0, 1, p_.size, {place.queries.row(r - row), 0});
       if (saved_.dy == nullptr) continue;
-      dy_finite &= copy_rows(saved_.dy + at * p_.value_size, 0, 1, p_.value_size, 1.0f,
+      dy_finite &= copy_rows(saved_.dy + at * p_.value_size, 0, 1, p_.value_size,
                              {place.dy.row(r - row), 0});
     }
-    multiply_turned(place.queries, count, p_.size, place.turned_keys, columns, place.w);
+    for (std::int64_t i = 0; i < count; ++i) place.reads[i] = place.queries.row(i);
+    multiply_turned(place.reads, count, p_.size, place.turned_keys, columns, place.w);
     if (saved_.dy != nullptr) {
-      multiply_turned(place.dy, count, p_.value_size, place.turned_values, columns, place.ds);
+      for (std::int64_t i = 0; i < count; ++i) place.reads[i] = place.dy.row(i);
+      multiply_turned(place.reads, count, p_.value_size, place.turned_values, columns, place.ds);
     }
     for (std::int64_t r = row; r < last; ++r) {
       float* const slope = p_.softcap == 0.0f ? nullptr : place.slopes.row(r - row);
@@ -252,8 +257,11 @@ class Backward {
     for (std::int64_t r = row; r < last; ++r) {
       place.pointers[r - row] = dq + rows.query_row(r) * p_.size;
     }
-    const auto add = keys_finite ? add_product : add_nonzero_product;
-    add(place.ds, count, columns, place.keys, p_.size, place.pointers);
+    if (keys_finite) {
+      add_product(place.ds, count, columns, place.keys, p_.size, true, place.pointers);
+    } else {
+      add_nonzero_product(place.ds, count, columns, place.keys, p_.size, place.pointers);
+    }
   }
 
   // w and ds of a row from its scores and the gradients of its weights, in place.
@@ -263,14 +271,15 @@ class Backward {
                      const Place& place) const {
     const std::int64_t score_row = rows.score_row(row);
     const float lse = saved_.lse[score_row];
-    const Float m = set(lse == minus_infinity ? 0.0f : lse);
+    const Float minus_lse = set(lse == minus_infinity ? 0.0f : -lse);
+    const Float rest = set(scores_.rest());
     const Float d = set(row_terms_.get()[score_row]);
     const float* const dweights =
         saved_.dweights == nullptr ? nullptr : saved_.dweights + score_row * p_.keys + key;
     float* const w = place.w.row(local);
     float* const ds = place.ds.row(local);
     for_each_vector<drops>(columns, kept, [&](std::int64_t c, Float factor) {
-      const Float p = exp2_nonpositive(load(w + c) - m);
+      const Float p = exp2_nonpositive(fma(load(w + c), rest, minus_lse));
       Float dw = saved_.dy == nullptr ? zero() : load(ds + c);
       if (dweights != nullptr) {
         dw = dw + load_n(dweights + c, max_i(0, min_i(Float::width, columns.end - c)));
@@ -332,6 +341,7 @@ class Backward {
   PhiloxKeys kept_keys_;
   Scratch<float> turned_keys_, turned_values_, keys_, dk_, dv_, queries_, dy_, w_, ds_, slopes_,
       row_terms_;
+  Scratch<const float*> reads_;
   Scratch<float*> pointers_;
   Scratch<float> partial_dq_;
 };

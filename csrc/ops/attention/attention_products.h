@@ -23,18 +23,22 @@ struct Block {
   float* row(std::int64_t i) const { return data + i * stride; }
 };
 
-// Rows of `size` floats, `stride` apart, times `factor`, with zeros up to whole vectors. Whether
-// all of them are finite.
+// Rows of `size` floats, `stride` apart, with zeros up to whole vectors. Whether all are finite.
 inline bool copy_rows(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t size,
-                      float factor, const Block& to) {
+                      const Block& to) {
+  const std::int64_t whole = size / Float::width * Float::width;
   Float test = zero();
   for (std::int64_t i = 0; i < rows; ++i, from += stride) {
     float* const row = to.row(i);
-    for (std::int64_t e = 0; e < size; e += Float::width) {
-      const Float v = load_n(from + e, min_i(Float::width, size - e)) * set(factor);
+    for (std::int64_t e = 0; e < whole; e += Float::width) {
+      const Float v = load(from + e);
       test = fma(v, zero(), test);
       store(row + e, v);
     }
+    if (whole == size) continue;
+    const Float v = load_n(from + whole, size - whole);
+    test = fma(v, zero(), test);
+    store(row + whole, v);
   }
   return sum(test) == 0.0f;
 }
@@ -61,39 +65,35 @@ LAMELLA_INLINE void for_each_tile(std::int64_t rows, std::int64_t columns, std::
 
 // c[r][j] = a[r] . turned column j, for the columns of whole vectors from columns.begin on, a
 // multiple of score_panel.
-inline void multiply_turned(const Block& a, std::int64_t rows, std::int64_t size,
+inline void multiply_turned(const float* const* a, std::int64_t rows, std::int64_t size,
                             const float* turned, const Span& columns, const Block& c) {
   const Segment terms = {0, 0, size};
   Tile t = {};
   t.segments = &terms;
   t.segment_count = 1;
   t.b_stride = score_panel;
-  const float* from[max_tile_rows];
   float* to[max_tile_rows];
-  t.a = from;
   t.c = to;
   for_each_tile(rows, whole_vectors(columns.end) - columns.begin, score_panel,
                 [&](std::int64_t r, std::int64_t height, std::int64_t j, int vectors) {
                   const std::int64_t column = columns.begin + j;
-                  for (std::int64_t i = 0; i < height; ++i) {
-                    from[i] = a.row(r + i);
-                    to[i] = c.row(r + i) + column;
-                  }
+                  for (std::int64_t i = 0; i < height; ++i) to[i] = c.row(r + i) + column;
+                  t.a = a + r;
                   t.b = turned + column * size;
                   t.columns = vectors * Float::width;
                   tile_kernel(Form::rows, height, vectors)(t);
                 });
 }
 
-// c[r] += sum of a[r][k] b[k] over the columns k, for rows of c of whole vectors.
+// c[r] += sum of a[r][k] b[k] over the columns k, or = without `accumulate`.
 inline void add_product(const Block& a, std::int64_t rows, const Span& terms, const Block& b,
-                        std::int64_t columns, float* const* c) {
+                        std::int64_t columns, bool accumulate, float* const* c) {
   const Segment segment = {terms.begin, terms.begin * b.stride, terms.end - terms.begin};
   Tile t = {};
   t.segments = &segment;
   t.segment_count = 1;
   t.b_stride = b.stride;
-  t.accumulate = true;
+  t.accumulate = accumulate;
   const float* from[max_tile_rows];
   float* to[max_tile_rows];
   t.a = from;
@@ -144,7 +144,7 @@ LAMELLA_INLINE void add_unless_zero(float a, const float* b, std::int64_t size, 
   }
 }
 
-// The same for a b that is not finite: an element of a that is 0 meets nothing of it.
+// c[r] += the same for a b that is not finite: an element of a that is 0 meets nothing of it.
 inline void add_nonzero_product(const Block& a, std::int64_t rows, const Span& terms,
                                 const Block& b, std::int64_t columns, float* const* c) {
   for (std::int64_t r = 0; r < rows; ++r) {

@@ -1,6 +1,5 @@
 // What happens to a row of scores between the product of queries and keys and the exponential, and
-// which keys a query sees. Scores are in units of log 2: queries enter the product multiplied with
-// scale / log 2, so that the exponential is a power of two.
+// which keys a query sees. Scores are in units of log 2, so that the exponential is a power of two.
 #pragma once
 
 #include "ops/attention/attention.h"
@@ -31,8 +30,9 @@ struct GroupRows {
       : p(problem), n(sequence), k(key_head), group(problem.group()) {}
 
   std::int64_t count() const { return p.queries * group; }
-  std::int64_t query(std::int64_t row) const { return row / group; }
-  std::int64_t head(std::int64_t row) const { return k * group + row % group; }
+  // Without a division where heads are not grouped.
+  std::int64_t query(std::int64_t row) const { return group == 1 ? row : row / group; }
+  std::int64_t head(std::int64_t row) const { return group == 1 ? k : k * group + row % group; }
   // Row of (N,S,A), and of (N,A,S).
   std::int64_t query_row(std::int64_t row) const {
     return (n * p.queries + query(row)) * p.heads + head(row);
@@ -66,28 +66,39 @@ LAMELLA_INLINE std::int64_t whole_vectors(std::int64_t columns) {
 }
 
 // Turns products into scores: x[c] belongs to key first + c, for the columns of whole vectors from
-// columns.begin on. Keys that the row does not see get -inf. softcap_slope, if there is a softcap
-// and it is not null, receives 1 - tanh^2.
+// XX
 class Scores {
  public:
   explicit Scores(const attention::Problem& p)
       : p_(p),
+        factor_(p.scale * log2_e),
         plain_(p.mask == nullptr && p.bias == nullptr && p.alibi_slopes == nullptr &&
-               p.softcap == 0.0f) {}
+               p.softcap == 0.0f && factor_ > 0.0f),
+        shows_all_(p.mask == nullptr && p.bias == nullptr && p.key_lengths == nullptr &&
+                   p.left == attention::unbounded && p.right == attention::unbounded) {}
 
   void finish(const GroupRows& rows, std::int64_t row, std::int64_t first, const Span& columns,
               float* x, float* softcap_slope) const {
     const Span whole = {columns.begin, whole_vectors(columns.end)};
     if (!plain_) change(rows, row, first, whole, x, softcap_slope);
+    if (shows_all_ && columns.end == whole.end) return;
     const Span keys = rows.visible(row);
     hide({keys.begin - first, keys.end - first}, whole, x);
   }
+
+  // Positive.
+  float rest() const { return plain_ ? factor_ : 1.0f; }
+  // Whether all rows see all keys: no weight is 0 but by underflow.
+  bool shows_all() const { return shows_all_; }
 
  private:
   void change(const GroupRows& rows, std::int64_t row, std::int64_t first, const Span& whole,
               float* x, float* softcap_slope) const {
     const std::int64_t head = rows.head(row);
     const std::int64_t query = rows.query(row);
+    for (std::int64_t c = whole.begin; c < whole.end; c += Float::width) {
+      store(x + c, load(x + c) * set(factor_));
+    }
     if (p_.softcap != 0.0f) cap(whole, x, softcap_slope);
     if (p_.bias != nullptr) {
       add_bias(p_.bias + p_.bias_strides.at(rows.n, head, query), first, whole, x);
@@ -164,7 +175,9 @@ class Scores {
   }
 
   const attention::Problem& p_;
+  float factor_;
   bool plain_;
+  bool shows_all_;
 };
 
 // The factors of dropout for a row, 0 or 1 / (1 - rate), a vector at a time.
