@@ -1,6 +1,7 @@
 // Attention forward. A task has some rows of one head of key and value and goes through the keys
 // block by block: scores, weights relative to the largest score so far, and their product with the
 // values, while the block lies in L2 and the scores of some rows in L1.
+#include "ops/attention/attention_decode.h"
 #include "ops/attention/attention_products.h"
 
 namespace lamella::LAMELLA_ISA {
@@ -153,15 +154,22 @@ class Forward {
     multiply_keys(rows, row, last, columns, place);
     // The first block that one of the rows sees.
     const bool fresh = key <= rows.visible(row, last).begin;
+    // One loop after the other: rows wait for their maxima side by side.
+    const Span whole = {columns.begin, whole_vectors(columns.end)};
+    float largest[most_block_rows];
     for (std::int64_t r = row; r < last; ++r) {
       float* const x = place.x.row(r - row);
       scores_.finish(rows, r, key, columns, x, nullptr);
+      largest[r - row] = scores_.rest() * row_maximum(x + whole.begin, whole.end - whole.begin);
+    }
+    for (std::int64_t r = row; r < last; ++r) {
+      float* const x = place.x.row(r - row);
       place.pointers[r - row] = place.sums.row(r - first);
       if (p_.drops) {
         const KeptRow kept(p_, kept_keys_, rows.score_row(r), key);
-        weigh<true>(columns, r - first, fresh, &kept, x, place);
+        weigh<true>(whole, r - first, largest[r - row], fresh, &kept, x, place);
       } else {
-        weigh<false>(columns, r - first, fresh, nullptr, x, place);
+        weigh<false>(whole, r - first, largest[r - row], fresh, nullptr, x, place);
       }
     }
     if (finite) {
@@ -178,16 +186,14 @@ class Forward {
 
   // Makes weights of a row's scores, and what was summed before relative to the new maximum.
   template <bool drops>
-  void weigh(const Span& columns, std::int64_t row, bool fresh, const KeptRow* kept, float* x,
-             const Place& place) const {
-    const Span whole = {columns.begin, whole_vectors(columns.end)};
+  LAMELLA_INLINE void weigh(const Span& columns, std::int64_t row, float largest, bool fresh,
+                            const KeptRow* kept, float* x, const Place& place) const {
     const float before = place.maxima[row];
-    const float largest = scores_.rest() * row_maximum(x + whole.begin, whole.end - whole.begin);
     const float maximum = largest > before ? largest : before;
     const Float rest = set(scores_.rest());
     const Float minus_maximum = set(maximum == minus_infinity ? 0.0f : -maximum);
     Float total = zero();
-    for_each_vector<drops>(whole, kept, [&](std::int64_t c, Float factor) {
+    for_each_vector<drops>(columns, kept, [&](std::int64_t c, Float factor) {
       const Float e = exp2_nonpositive(fma(load(x + c), rest, minus_maximum));
       total = total + e;
       store(x + c, drops ? e * factor : e);
@@ -294,7 +300,9 @@ class Forward {
 };
 
 void attention_forward(const Problem& p, const Results& out) {
-  if (p.batch * p.queries > 0) Forward(p, out).run();
+  if (p.batch * p.queries == 0) return;
+  if (out.weights == nullptr && Decode::suits(p)) return Decode(p, out).run();
+  Forward(p, out).run();
 }
 
 }  // namespace
