@@ -116,15 +116,15 @@ def crossentropy_backward(k: float) -> Bound:
     return Bound(EPS * (8 + sqrt(k) / 4), EPS * (8 + sqrt(k) / 4))
 
 
-def batch_norm_forward(k: float) -> Bound:
-    # K rows a channel. The mean of K terms is off by EPS sqrt(K) / 4 of |mean|, which counts as
-    # |mean| / deviation in y (pass scale where that is above 1); the variance's sum has positive
-    # terms. Both are far better in blocks. The unbiased variance in place of the biased would be
-    # off by 1 / (2 K) in y: noticed up to K = 20000.
+def normalization_forward(k: float) -> Bound:
+    # K elements share their statistics. The mean of K terms is off by EPS sqrt(K) / 4 of |mean|,
+    # which counts as |mean| / deviation in y (pass scale where that is above 1); the variance's sum
+    # has positive terms. Both are far better in blocks. The unbiased variance in place of the
+    # biased would be off by 1 / (2 K) in y: noticed up to K = 20000.
     return Bound(8 * EPS, EPS * (8 + sqrt(k) / 4))
 
 
-def batch_norm_backward(k: float) -> Bound:
+def normalization_backward(k: float) -> Bound:
     # dgamma and dbeta are sums of K terms of either sign; dx subtracts two such sums over K.
     return Bound(8 * EPS, summed(k) + 8 * EPS)
 
@@ -202,7 +202,10 @@ _FLOAT32 = {
     "sparse_categorical_crossentropy": (crossentropy_forward, crossentropy_backward),
     "categorical_crossentropy": (crossentropy_forward, crossentropy_backward),
     "binary_crossentropy": (crossentropy_forward, crossentropy_backward),
-    "batch_norm": (batch_norm_forward, batch_norm_backward),
+    "batch_norm": (normalization_forward, normalization_backward),
+    "layer_norm": (normalization_forward, normalization_backward),
+    "rms_norm": (normalization_forward, normalization_backward),
+    "group_norm": (normalization_forward, normalization_backward),
     # 1 / (1 - rate) rounded, then one product.
     "dropout": (pointwise(1.01 * EPS), pointwise(1.01 * EPS)),
     # One rounding; the gradients are copies (add) or products, summed over broadcast axes.

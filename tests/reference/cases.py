@@ -170,6 +170,27 @@ def normalization_cases():
         for beta in (None, (3,)):
             yield "batch_norm", [(2, 4, 5, 3), gamma, beta, None, None], {"epsilon": 0.01}
             yield "batch_norm", [(7, 3), gamma, beta, (3,), (3,)], {}
+            yield "layer_norm", [(4, 5, 3), gamma, beta], {"epsilon": 0.01}
+            channels = [(2, 3, 2, 6), gamma and (6,), beta and (6,)]
+            for groups in (1, 2, 3, 6):
+                yield "group_norm", channels, {"groups": groups}
+        yield "rms_norm", [(4, 5, 3), gamma], {"epsilon": 0.01}
+    # Any axes, in any order; gamma and beta follow x's. One element alone; nothing at all.
+    x = (2, 3, 4, 5)
+    for axis, shared in (
+        ((-2, -1), (4, 5)),
+        ((-1, 1), (3, 5)),
+        ((0, 1, 2, 3), x),
+        (0, (2,)),
+        (-3, (3,)),
+    ):
+        yield "layer_norm", [x, shared, shared], {"axis": axis}
+        yield "rms_norm", [x, shared], {"axis": axis, "epsilon": 1e-3}
+    for shape in ((3, 1), (7,), (0, 5), (2, 0, 4)):
+        yield "layer_norm", [shape, shape[-1:], shape[-1:]], {}
+        yield "rms_norm", [shape, shape[-1:]], {}
+    for shape in ((5, 4), (0, 3, 4), (2, 0, 4)):
+        yield "group_norm", [shape, (4,), (4,)], {"groups": 2, "epsilon": 0.5}
 
 
 def crossentropy_cases():

@@ -43,6 +43,15 @@ def imprecise_results():
     y, _, variance = OPS["batch_norm"].forward(rows)
     yield "unbiased variance", "batch_norm", y * np.sqrt(1999 / 2000), y, 2000
     yield "epsilon 1e-5", "batch_norm", y * np.sqrt((variance + 1e-3) / (variance + 1e-5)), y, 2000
+    for op, options in (("layer_norm", {}), ("group_norm", {"groups": 4})):
+        x = rng.standard_normal((30, 64, 16)) + 1.0
+        y = OPS[op].forward(x, **options)
+        other = OPS[op].forward(x, epsilon=1e-5, **options)
+        terms = 16 if op == "layer_norm" else 256
+        yield "epsilon 1e-5", op, other, y, terms
+        yield "unbiased variance", op, y * np.sqrt((terms - 1) / terms), y, terms
+    y = OPS["rms_norm"].forward(rows)
+    yield "epsilon 0", "rms_norm", OPS["rms_norm"].forward(rows, epsilon=0.0), y, 3
     p, labels = rng.uniform(0.1, 1.0, (30, 10)), np.arange(30) % 10
     loss = OPS["sparse_categorical_crossentropy"].forward(p, labels)
     yield "clip added to p", "sparse_categorical_crossentropy", loss - 1e-5, loss, 10

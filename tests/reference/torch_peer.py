@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from . import crossentropy, geometry, torch_recurrent
+from . import crossentropy, geometry, normalization, torch_recurrent
 from .torch_activations import ACTIVATIONS
 
 
@@ -81,6 +81,30 @@ def batch_norm(x, gamma=None, beta=None, mean=None, variance=None, *, epsilon=1e
     return (y, mean, variance) if from_batch else y
 
 
+def normalized_last(normalize, x, parameters, axis, **options):
+    """normalize(x, shape, *parameters): PyTorch has the normalised axes at the end."""
+    axes = normalization.axes_of(axis, x.ndim)
+    order = (*normalization.other_axes(axes, x.ndim), *axes)
+    shape = [x.shape[a] for a in axes]
+    y = normalize(x.permute(order), shape, *parameters, **options)
+    return y.permute([order.index(a) for a in range(x.ndim)])
+
+
+def layer_norm(x, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
+    return normalized_last(functional.layer_norm, x, (gamma, beta), axis, eps=epsilon)
+
+
+def rms_norm(x, gamma=None, *, axis=-1, epsilon=1e-6):
+    return normalized_last(functional.rms_norm, x, (gamma,), axis, eps=epsilon)
+
+
+def group_norm(x, gamma=None, beta=None, *, groups, epsilon=1e-3):
+    # PyTorch's backward pass raises with beta but no gamma, and gives NaN where x is empty.
+    y = functional.group_norm(x.movedim(-1, 1), groups, eps=epsilon).movedim(1, -1)
+    y = y if gamma is None else y * gamma
+    return y if beta is None else y + beta
+
+
 def sparse_categorical_crossentropy(
     y_pred, labels, *, label_smoothing=0.0, class_weights=None, ignore_index=None, **options
 ):
@@ -132,6 +156,9 @@ OPS = {
     "global_avg_pool2d": lambda x: x.mean(dim=(1, 2)),
     "global_max_pool2d": lambda x: x.amax(dim=(1, 2)),
     "batch_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
     "softmax": lambda x, axis=-1: torch.softmax(x, axis),
     "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
     "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
