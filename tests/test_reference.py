@@ -31,8 +31,9 @@ def describe(value):
 @pytest.mark.parametrize(("op", "shapes", "options"), CASES, ids=describe)
 def test_backward_is_the_gradient_of_forward(op, shapes, options, rng):
     arrays = make_arrays(op, shapes, options, rng)
-    labels = (1,) if op.endswith("crossentropy") else ()
-    check_gradients(*OPS[op], *arrays, rng=rng, without_gradient=labels, **options)
+    # Labels; cos and sin.
+    constants = (1,) if op.endswith("crossentropy") else (1, 2) if op.startswith("rotary") else ()
+    check_gradients(*OPS[op], *arrays, rng=rng, without_gradient=constants, **options)
 
 
 def test_every_op_and_every_option_is_differentiated():
@@ -42,6 +43,8 @@ def test_every_op_and_every_option_is_differentiated():
     assert tried.keys() == OPS.keys()
     for op in OPS:
         function = getattr(activations, op).function if op in ACTIVATIONS else OPS[op].forward
+        if op == "multi_head_attention":  # which hands its options on
+            function = OPS["attention"].forward
         parameters = inspect.signature(function).parameters.values()
         options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         if op in ACTIVATIONS:
@@ -59,20 +62,7 @@ def test_values_and_gradients_agree_with_torch(op, shapes, options, rng):
     from reference import torch_peer
 
     arrays = make_arrays(op, shapes, options, rng)
-    compare_with_torch(torch_peer, op, arrays, options, rng)
-
-
-def compare_with_torch(torch_peer, op, arrays, options, rng):
-    ours = OPS[op].forward(*arrays, **options)
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    dy = tuple(rng.standard_normal(part.shape) for part in ours)
-    gradients = OPS[op].backward(dy if len(dy) > 1 else dy[0], *arrays, **options)
-    their_values, their_gradients = torch_peer.values_and_gradients(op, arrays, dy, options)
-    for our, their in zip(ours, their_values, strict=True):
-        np.testing.assert_allclose(our, their, rtol=EPSILON, atol=EPSILON)
-    for our, their in zip(gradients, their_gradients, strict=True):
-        if our is not None:
-            np.testing.assert_allclose(our, their, rtol=1e-11, atol=1e-11)
+    torch_peer.check_agreement(op, arrays, options, rng)
 
 
 def test_finite_differences_notice_one_wrong_element(rng):
@@ -157,7 +147,7 @@ def test_conv2d_transpose_agrees_with_torch(options, rng):
 
     shapes = (2, 4, 5, 4), (3, 3, 8 // options.get("groups", 1), 4), (8,)
     arrays = [rng.standard_normal(shape) for shape in shapes]
-    compare_with_torch(torch_peer, "conv2d_transpose", arrays, options, rng)
+    torch_peer.check_agreement("conv2d_transpose", arrays, options, rng)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -241,7 +231,7 @@ def test_pools_agree_with_torch(op, ceil_mode, pool_size, strides, padding, rng)
     name, values = more[op]
     for value in values:
         arrays = [distinct(rng, (2, 9, 10, 3))]
-        compare_with_torch(torch_peer, op, arrays, {**options, name: value}, rng)
+        torch_peer.check_agreement(op, arrays, {**options, name: value}, rng)
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equals():

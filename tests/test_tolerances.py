@@ -18,6 +18,12 @@ def rng():
 LSTM_SHAPES = [(4, 50, 33), (33, 68), (17, 68), (68,), (4, 17), (4, 17), (17, 17)]
 LSTM_SHAPES += [(68,), (68,), (17,), (17,)]  # layer normalization
 
+ATTENTION_SHAPES = [(2, 33, 4, 32), (2, 60, 2, 32), (2, 60, 2, 16), (33, 60), (4, 33, 60)]
+EVERY_RESULT = {"softcap": 3.0, "return_lse": True, "return_weights": True}
+PROJECTED_SHAPES = [(2, 33, 100), (2, 60, 100), (2, 60, 100), *[(100, 4, 25)] * 3, (4, 25, 100)]
+PROJECTED_SHAPES += [(4, 25), None, (4, 25), (100,), None, None]  # key_bias' gradient is 0
+ADDITIVE = {"return_weights": True}, 92, (168, 141, 141, 3960, 0)
+
 # (op, shapes, options, terms of the forward sum, terms of the sums behind each gradient)
 HONEST = [
     ("dense", [(60, 257), (257, 30), (30,)], {}, 257, (30, 60, 60)),
@@ -42,6 +48,12 @@ HONEST = [
     ("lstm", [*LSTM_SHAPES[:6], *[None] * 5], {}, 50, (118, *[250] * 3, 118, 118, *[0] * 5)),
     ("lstm_cell", [(30, 33), (30, 17), (30, 17), *LSTM_SHAPES[1:4]], {}, 50, (118,) * 6),
     ("embedding", [(20, 30), (50, 7)], {}, 1, (1, 600)),
+    ("attention", ATTENTION_SHAPES, {}, 92, (168, 174, 174, 0, 110)),
+    ("attention", ATTENTION_SHAPES, {"causal": True}, 92, (168, 174, 174, 0, 110)),
+    ("attention", [*ATTENTION_SHAPES[:3], None, None], EVERY_RESULT, 92, (168, 174, 174, 0, 0)),
+    ("multi_head_attention", PROJECTED_SHAPES, {}, 260, (400,) * 13),
+    ("additive_attention", [(2, 33, 32), (2, 60, 16), (2, 60, 32), (32,), (33, 60)], *ADDITIVE),
+    ("rotary_embedding", [(2, 33, 4, 32), (33, 16), (33, 16)], {}, 1, (1, 1, 1)),
     *(
         (f"{kind}_crossentropy", [(50, 20), labels], {"from_logits": logits}, 20, (20, 1))
         for kind, labels in (("sparse_categorical", (50,)), ("binary", (50, 20)))

@@ -158,6 +158,24 @@ def recurrent(k: float) -> Bound:
     return Bound(0.0, 4 * EPS + summed(k))
 
 
+def attended(k: float) -> Bound:
+    # K = E + L: the terms of a score, whose error becomes a relative one of p, and those of the sum
+    # over keys; with projections their D and A Ev, too. In backward also Ev, another L, and the
+    # gradient's own terms: L for the query, S for key and value times the heads that share one, N S
+    # or N L for kernels and biases, N S L for additive scores' scale. Measured on float32 of
+    # PyTorch, scores near 1, S and L to 1500, E to 256: at most half of this. The log-sum-exp is
+    # within EPS. Scores of magnitude m > 8 are off by m times as much as those near 1; pass scale.
+    # So must whoever looks at the gradient of key_bias, which moves all scores of a row alike: it
+    # is a sum of terms that cancel, 0 but for rounding.
+    return Bound(0.0, 8 * EPS + summed(k))
+
+
+def turned(k: float) -> Bound:
+    # Two products and their sum: EPS / 2 (|x1 cos| + |x2 sin|) and EPS / 2 |y|. The former is at
+    # most |(x1, x2)| |(cos, sin)| = |(y1, y2)| <= sqrt(2) max |y|.
+    return Bound(0.51 * EPS, 0.71 * EPS)
+
+
 def squared_norm(k: float) -> Bound:
     # Accumulated in float64, where squares of float32 are exact: summation error only.
     return Bound(2.0**-53 * (2 + sqrt(k)), 0.0)
@@ -208,6 +226,10 @@ _FLOAT32 = {
     "group_norm": (normalization_forward, normalization_backward),
     # 1 / (1 - rate) rounded, then one product.
     "dropout": (pointwise(1.01 * EPS), pointwise(1.01 * EPS)),
+    "attention": (attended, attended),
+    "multi_head_attention": (attended, attended),
+    "additive_attention": (attended, attended),
+    "rotary_embedding": (turned, turned),
     # One rounding; the gradients are copies (add) or products, summed over broadcast axes.
     "add": (pointwise(0.51 * EPS), copied_or_summed),
     "multiply": (pointwise(0.51 * EPS), lambda k: Bound(0.51 * EPS, summed(k) if k > 1 else TINY)),

@@ -6,9 +6,9 @@ is None or has no gradient. Where forward returns a tuple, `dy` is the tuple of 
 Arrays of any float dtype may be given; all arithmetic is float64. Arguments are taken as valid:
 refusing the invalid ones is the op's work.
 
-dropout takes `kept`, the mask, in place of `seed`; the recurrent ops take dropout and zoneout as
-arrays (`x_scale`, `h_scale`, `zoneout_h`, `zoneout_c`), which have no gradient. The optimizer steps
-are in `optimizers`.
+dropout and the attention ops take `kept`, the mask, in place of `seed`; the recurrent ops take
+dropout and zoneout as arrays (`x_scale`, `h_scale`, `zoneout_h`, `zoneout_c`), which have no
+gradient. The optimizer steps are in `optimizers`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 
 from . import (
     activations,
+    additive_attention,
+    attention,
     avg_pool2d,
     batch_norm,
     conv1d,
@@ -39,7 +41,9 @@ from . import (
     lstm_cell,
     matmul,
     max_pool2d,
+    multi_head_attention,
     rms_norm,
+    rotary_embedding,
     simple_rnn,
     softmax,
 )
@@ -56,6 +60,8 @@ def _reference(forward, backward):
 
 
 _SINGLE_OP_FILES = {
+    "additive_attention": additive_attention,
+    "attention": attention,
     "avg_pool2d": avg_pool2d,
     "batch_norm": batch_norm,
     "conv1d": conv1d,
@@ -73,7 +79,9 @@ _SINGLE_OP_FILES = {
     "lstm_cell": lstm_cell,
     "matmul": matmul,
     "max_pool2d": max_pool2d,
+    "multi_head_attention": multi_head_attention,
     "rms_norm": rms_norm,
+    "rotary_embedding": rotary_embedding,
     "simple_rnn": simple_rnn,
     "softmax": softmax,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import activations
+from .attention_cases import ATTENTION, all_attention_cases, attention_arrays
 from .recurrent_cases import RECURRENT, recurrent_cases
 
 ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "softplus")
@@ -26,6 +27,8 @@ def make_arrays(op, shapes, options, rng):
     """Random arrays of the shapes, such as the op can differentiate: away from kinks and poles."""
     if "max_pool" in op:
         return [distinct(rng, shapes[0])]
+    if op in ATTENTION:
+        return attention_arrays(op, shapes, rng)
     arrays = [None if shape is None else rng.standard_normal(shape) for shape in shapes]
     if op == "batch_norm" and shapes[4] is not None:
         arrays[4] = rng.uniform(0.2, 2.0, shapes[4])
@@ -217,6 +220,7 @@ CASES = [
     *normalization_cases(),
     *crossentropy_cases(),
     *recurrent_cases(),
+    *all_attention_cases(),
     *embedding_cases(),
 ]
 

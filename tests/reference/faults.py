@@ -60,6 +60,7 @@ def imprecise_results():
     yield "one ulp off", "max_pool2d", y * (1 + 2.0**-23), y, 4
     yield "one ulp off", "add", y * (1 + 2.0**-22), y, 1
     yield from imprecise_recurrence(rng)
+    yield from imprecise_attention(rng)
     g = rng.standard_normal(50)
     v = np.float64(np.float32(1) - np.float32(0.999)) * g**2
     yield "1 - beta_2 in float32", "adam_", v, (1 - 0.999) * g**2, 1
@@ -96,3 +97,43 @@ def imprecise_recurrence(rng):
     table = rng.standard_normal((5, 4)).astype(np.float32)
     rows = OPS["embedding"].forward([3, 1], table)
     yield "one ulp off", "embedding", rows * (1 + 2.0**-23), rows, 1
+
+
+def imprecise_attention(rng):
+    arrays = q, k, v = [rng.standard_normal((2, length, 4, 32)) for length in (40, 60, 60)]
+    forward = OPS["attention"].forward
+    y, w = forward(*arrays, return_weights=True)
+
+    def weighted(w):
+        return np.einsum("nasl,nlav->nsav", w, v)
+
+    noise = 1.0 + 1e-5 * rng.uniform(-1, 1, w.shape)
+    yield "exp good to 1e-5", "attention", weighted(w * noise), y, 92
+    yield "bfloat16 probabilities", "attention", weighted(rounded_to_bits(w, 7)), y, 92
+    yield "TF32 operands", "attention", forward(*(rounded_to_bits(a, 10) for a in arrays)), y, 92
+    yield "sum without its last term", "attention", y / (1 - w[..., -1:].swapaxes(1, 2)), y, 92
+    low = forward(*arrays, scale=rounded_to_bits(32**-0.5, 7))
+    yield "scale in bfloat16", "attention", low, y, 92
+    yield "softcap left out", "attention", y, forward(*arrays, softcap=100.0), 92
+
+    x = [rng.standard_normal((2, length, 64)) for length in (40, 60, 60)]
+    kernels = [rng.standard_normal((64, 4, 16)) / 8 for _ in range(3)]
+    output_kernel = rng.standard_normal((4, 16, 64)) / 8
+    forward = OPS["multi_head_attention"].forward
+    y = forward(*x, *kernels, output_kernel)
+    low = [rounded_to_bits(kernel, 10) for kernel in kernels]
+    yield "TF32 kernels", "multi_head_attention", forward(*x, *low, output_kernel), y, 204
+
+    query, value, key = (a[:, :, 0] for a in (q, v, k))
+    scale = rng.standard_normal(32)
+    forward = OPS["additive_attention"].forward
+    y, w = forward(query, value, key, scale, return_weights=True)
+    yield "exp good to 1e-5", "additive_attention", (w * noise[:, 0]) @ value, y, 92
+    low = rounded_to_bits(scale, 10)
+    yield "TF32 scale", "additive_attention", forward(query, value, key, low), y, 92
+
+    angles = np.arange(40.0)[:, None] / 10000.0 ** (np.arange(16) / 16)
+    cos, sin = np.cos(angles), np.sin(angles)
+    y = OPS["rotary_embedding"].forward(q, cos, sin)
+    low = OPS["rotary_embedding"].forward(q, cos, rounded_to_bits(sin, 20))
+    yield "sin good to 1e-6", "rotary_embedding", low, y, 1

@@ -5,10 +5,12 @@ PyTorch is optional: only tests that asked `pytest.importorskip("torch")` import
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from . import crossentropy, geometry, normalization, torch_recurrent
+from . import OPS as REFERENCES
+from . import crossentropy, geometry, normalization, torch_attention, torch_recurrent
 from .torch_activations import ACTIVATIONS
 
 
@@ -182,6 +184,10 @@ OPS = {
     "lstm": torch_recurrent.lstm,
     "lstm_cell": torch_recurrent.lstm_cell,
     "embedding": functional.embedding,
+    "attention": torch_attention.attention,
+    "multi_head_attention": torch_attention.multi_head_attention,
+    "additive_attention": torch_attention.additive_attention,
+    "rotary_embedding": torch_attention.rotary_embedding,
 }
 
 
@@ -206,3 +212,17 @@ def values_and_gradients(op, arrays, dy, options):
         None if tensor is None or tensor.grad is None else tensor.grad.numpy() for tensor in tensors
     )
     return tuple(output.detach().numpy() for output in outputs), gradients
+
+
+def check_agreement(op, arrays, options, rng):
+    """Assert that the reference's values and gradients, of a random dy, are PyTorch's."""
+    ours = REFERENCES[op].forward(*arrays, **options)
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    dy = tuple(rng.standard_normal(part.shape) for part in ours)
+    gradients = REFERENCES[op].backward(dy if len(dy) > 1 else dy[0], *arrays, **options)
+    their_values, their_gradients = values_and_gradients(op, arrays, dy, options)
+    for our, their in zip(ours, their_values, strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-12, atol=1e-12)
+    for our, their in zip(gradients, their_gradients, strict=True):
+        if our is not None:
+            np.testing.assert_allclose(our, their, rtol=1e-11, atol=1e-11)
