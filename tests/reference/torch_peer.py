@@ -198,20 +198,17 @@ def values_and_gradients(op, arrays, dy, options):
     and 0 where no result depends on it.
     """
     tensors = [None if a is None else torch.tensor(a) for a in arrays]
-    for tensor in tensors:
-        if tensor is not None and tensor.is_floating_point():
-            tensor.requires_grad_(True)
+    inputs = [t for t in tensors if t is not None and t.is_floating_point()]
+    for tensor in inputs:
+        tensor.requires_grad_(True)
     outputs = OPS[op](*tensors, **options)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    for tensor in tensors:
-        if tensor is not None and tensor.requires_grad:
-            tensor.grad = torch.zeros_like(tensor)
     pairs = [(y, torch.tensor(d)) for y, d in zip(outputs, dy, strict=True) if y.requires_grad]
-    torch.autograd.backward(*zip(*pairs, strict=True))
-    gradients = tuple(
-        None if tensor is None or tensor.grad is None else tensor.grad.numpy() for tensor in tensors
+    differentiable, given = zip(*pairs, strict=True)
+    gradients = iter(torch.autograd.grad(differentiable, inputs, given, materialize_grads=True))
+    return tuple(output.detach().numpy() for output in outputs), tuple(
+        next(gradients).numpy() if t is not None and t.requires_grad else None for t in tensors
     )
-    return tuple(output.detach().numpy() for output in outputs), gradients
 
 
 def check_agreement(op, arrays, options, rng):
