@@ -196,7 +196,7 @@ def backward(
     d_scores = softmax_backward(dw * a.dropout_scale, a.p, a.visible)
     d_scores = d_scores + np.where(a.visible, a.p * d_lse[..., None], 0.0)  # dlse / ds = p
     d_bias = None if bias is None else sum_to_shape(d_scores, np.shape(bias))
-    d_products = np.where(a.visible, d_scores * a.capped_slope * a.scale, 0.0)
+    d_products = d_scores * a.capped_slope * a.scale
 
     seen_by_key = transposed(a.visible)
     dq = visible_product(d_products, a.k, a.visible)

@@ -1,7 +1,8 @@
 """Cases of the attention ops, and draws of any others. Part of `cases`.
 
 Kernel tests may take `attention_case` for arrays and options of sizes of their own, and
-`ATTENTION_DRAWS` to let hypothesis choose its arguments.
+`ATTENTION_DRAWS` to let hypothesis choose its arguments. The ops have `seed` where these cases have
+`kept`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ SIZES = {"batch": 3, "queries": 5, "keys": 6, "heads": 4, "key_heads": 2, "width
 SIZES["value_width"] = 2
 FEATURES = {"query": 5, "key": 4, "value": 6, "output": 3}
 
-# What the options that hold arrays, one size a case, may be drawn as. Window and offsets are such
-# that some queries see all keys, some few, and some none.
-PLAIN = {
+# What a case may choose, apart from its sizes, and what is chosen for it. The arrays that follow
+# from a choice are drawn.
+CHOICES = {
     "mask": None,  # or its axes: "SL", "N11L", "L", ...
     "bias": None,  # likewise
     "scale": None,
     "causal": False,
-    "query_offset": None,  # or an int, or "each"
+    "query_offset": None,  # or an int, or "each": one for each sequence
     "key_lengths": False,
     "window": None,
     "softcap": None,
@@ -29,6 +30,7 @@ PLAIN = {
     "return_lse": False,
     "return_weights": False,
 }
+# Windows and offsets are such that some queries see all keys, some few, and some none.
 ATTENTION_DRAWS = {
     "batch": st.integers(0, 3),
     "queries": st.integers(1, 6),
@@ -52,10 +54,15 @@ ATTENTION_DRAWS = {
 }
 
 
-def attention_sizes(heads=None, key_heads=2, group=None, **others):
+def attention_sizes(heads=None, key_heads=2, group=2, **others):
     """SIZES with those of `others`; `heads`, or key_heads * group."""
-    heads = heads or key_heads * (group or SIZES["heads"] // SIZES["key_heads"])
-    return {**SIZES, **others, "heads": heads, "key_heads": key_heads}
+    return {**SIZES, **others, "heads": heads or key_heads * group, "key_heads": key_heads}
+
+
+def sizes_and_choices(given):
+    """`given`, names of SIZES (or "group") and of CHOICES, as all sizes and the choices given."""
+    sizes = attention_sizes(**{name: given[name] for name in given if name not in CHOICES})
+    return sizes, {name: given[name] for name in given if name in CHOICES}
 
 
 def pair_shape(axes, sizes):
@@ -64,22 +71,22 @@ def pair_shape(axes, sizes):
     return None if axes is None else tuple(1 if a == "1" else sizes[names[a]] for a in axes)
 
 
-def attention_options(rng, sizes, **given):
-    """The op's own options for what is `given` of PLAIN, save mask and bias."""
-    given = {**PLAIN, **given}
-    direct = ("scale", "causal", "window", "softcap", "return_lse", "return_weights")
-    options = {name: given[name] for name in direct if given[name] != PLAIN[name]}
-    if given["query_offset"] == "each":
+def attention_options(rng, sizes, **choices):
+    """The op's options for what is given of CHOICES; mask and bias, which are arrays, are not."""
+    chosen = {**CHOICES, **choices}
+    as_they_are = ("scale", "causal", "window", "softcap", "return_lse", "return_weights")
+    options = {name: chosen[name] for name in as_they_are if chosen[name] != CHOICES[name]}
+    if chosen["query_offset"] == "each":
         options["query_offset"] = rng.integers(-2, sizes["keys"] + 1, sizes["batch"])
-    elif given["query_offset"] is not None:
-        options["query_offset"] = given["query_offset"]
-    if given["key_lengths"]:
+    elif chosen["query_offset"] is not None:
+        options["query_offset"] = chosen["query_offset"]
+    if chosen["key_lengths"]:
         options["key_lengths"] = rng.integers(0, sizes["keys"] + 1, sizes["batch"])
-    if given["alibi"]:
+    if chosen["alibi"]:
         options["alibi_slopes"] = rng.uniform(0.1, 0.5, sizes["heads"])
-    if given["dropout"]:
-        options["dropout"] = given["dropout"]
-        options["kept"] = rng.random(pair_shape("NASL", sizes)) >= given["dropout"]
+    if chosen["dropout"]:
+        options["dropout"] = chosen["dropout"]
+        options["kept"] = rng.random(pair_shape("NASL", sizes)) >= chosen["dropout"]
     return options
 
 
@@ -95,11 +102,10 @@ def attention_shapes(sizes, mask=None, bias=None):
 
 
 def attention_case(rng, **given):
-    """-> arrays, options of `attention`, float64; `given` are names of SIZES and of PLAIN."""
-    sizes = attention_sizes(**{name: given[name] for name in given if name not in PLAIN})
-    given = {name: given[name] for name in given if name in PLAIN}
-    shapes = attention_shapes(sizes, given.pop("mask", None), given.pop("bias", None))
-    return attention_arrays("attention", shapes, rng), attention_options(rng, sizes, **given)
+    """-> arrays, options of `attention`, float64; `given` are names of SIZES and of CHOICES."""
+    sizes, choices = sizes_and_choices(given)
+    shapes = attention_shapes(sizes, choices.get("mask"), choices.get("bias"))
+    return attention_arrays("attention", shapes, rng), attention_options(rng, sizes, **choices)
 
 
 def random_mask(rng, shape):
@@ -201,10 +207,9 @@ def described_attention_cases():
 def attention_cases():
     rng = np.random.default_rng(31)
     for given in described_attention_cases():
-        sizes = attention_sizes(**{name: given[name] for name in given if name not in PLAIN})
-        shapes = attention_shapes(sizes, given.get("mask"), given.get("bias"))
-        plain = {name: given[name] for name in given if name in PLAIN}
-        yield "attention", shapes, attention_options(rng, sizes, **plain)
+        sizes, choices = sizes_and_choices(given)
+        shapes = attention_shapes(sizes, choices.get("mask"), choices.get("bias"))
+        yield "attention", shapes, attention_options(rng, sizes, **choices)
 
 
 def multi_head_attention_shapes(sizes, mask=None, bias=None, biases=(True,) * 4):
@@ -229,10 +234,9 @@ def multi_head_attention_cases():
     rng = np.random.default_rng(32)
 
     def case(mask=None, bias=None, biases=(True,) * 4, **given):
-        sizes = attention_sizes(**{name: given[name] for name in given if name not in PLAIN})
-        options = {name: given[name] for name in given if name in PLAIN}
+        sizes, choices = sizes_and_choices(given)
         shapes = multi_head_attention_shapes(sizes, mask, bias, biases)
-        return "multi_head_attention", shapes, attention_options(rng, sizes, **options)
+        return "multi_head_attention", shapes, attention_options(rng, sizes, **choices)
 
     yield case()
     yield case(biases=(False,) * 4)
@@ -251,12 +255,10 @@ def multi_head_attention_cases():
 def additive_attention_cases():
     rng = np.random.default_rng(33)
 
-    def case(mask=None, scale=True, dropout=0.0, query_offset=None, **options):
-        options = dict(options)
-        sizes = attention_sizes(**{name: options.pop(name) for name in SIZES if name in options})
-        drawn = {"dropout": dropout, "query_offset": query_offset}
-        options.update(attention_options(rng, {**sizes, "heads": 1}, **drawn))
-        if dropout:
+    def case(mask=None, scale=True, **given):
+        sizes, choices = sizes_and_choices({"heads": 1, **given})
+        options = attention_options(rng, sizes, **choices)
+        if "kept" in options:
             options["kept"] = options["kept"][:, 0]
         batch, keys, width = sizes["batch"], sizes["keys"], sizes["width"]
         shapes = [(batch, sizes["queries"], width), (batch, keys, sizes["value_width"])]

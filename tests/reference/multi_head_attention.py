@@ -15,6 +15,7 @@ import numpy as np
 
 from . import attention
 from .precision import as_float64
+from .recurrence import zeros_if_none
 
 
 def _projected(x, kernel, bias):
@@ -96,7 +97,7 @@ def backward(
     several = isinstance(attended, tuple)
     heads = attended[0] if several else attended
     dy, *d_others = dy if several else (dy,)
-    dy = np.zeros((*query.shape[:2], output_kernel.shape[2])) if dy is None else np.asarray(dy)
+    dy = zeros_if_none(dy, (*query.shape[:2], output_kernel.shape[2]))
 
     d_heads = np.einsum("nso,avo->nsav", dy, output_kernel)
     d_output_kernel = np.einsum("nsav,nso->avo", heads, dy)
