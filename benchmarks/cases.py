@@ -5,8 +5,12 @@ A file is named after its op or model and holds a list of objects:
     {"name": "3x3-56x56x64", "arrays": {"x": [8, 56, 56, 64], "kernel": [3, 3, 64, 64]},
      "options": {"padding": 1}, "needs": [false, true], "directions": ["forward", "backward"]}
 
-`arrays` are the op's array arguments in order; an integer one is {"shape": [32], "below": 10}.
-`needs` (default: all but integers) says which gradients the backward pass computes.
+`arrays` are the op's array arguments in order, by their names. Those that hold no float32 are
+{"shape": [32], "below": 10} or, for integers from 1 on, {"shape": [32], "from": 1, "below": 29};
+masks are {"shape": [8, 1, 1, 512], "true": "prefix"}, lines of which a random part at the beginning
+counts, or {"true": "half"}, which leaves each element out with a chance of one half. "key": "query"
+gives the same array twice. `needs` (default: all of float32) says which gradients the backward pass
+computes, `peers` whom to compare with.
 """
 
 from __future__ import annotations
@@ -16,24 +20,52 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SHAPES = Path(__file__).parent / "shapes"
-DIRECTIONS = ("forward", "backward", "step", "train", "predict")
+DIRECTIONS = ("forward", "backward", "forward+backward", "step", "train", "predict")
+_PEERS = {"train": ("torch", "keras"), "predict": ("torch", "onnxruntime")}
+_OTHERWISE = ("torch",)
 ALIASES = {"gemm": "matmul", "adam": "adam_", "crossentropy": "sparse_categorical_crossentropy"}
-_KEYS = {"name", "arrays", "options", "needs", "directions"}
+_KEYS = {"name", "arrays", "options", "needs", "directions", "peers"}
+_MASKS = ("prefix", "half")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An array argument: its shape, and the upper bound of its values if they are integers."""
+    """An array argument.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    below : int, optional
+        The upper bound of integers, which begin at `start`.
+    mask : str, optional
+        "prefix" or "half", of a Boolean array.
+    same_as : str, optional
+        The argument that this one is the same array as.
+    """
 
     shape: tuple[int, ...]
     below: int | None = None
+    start: int = 0
+    mask: str | None = None
+    same_as: str | None = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.below is None and self.mask is None
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes to read: none for an array that is another argument already."""
+        if self.same_as is not None:
+            return 0.0
+        return math.prod(self.shape) * (4.0 if self.is_float else 1.0 if self.mask else 8.0)
 
 
 @dataclass(frozen=True)
@@ -46,39 +78,61 @@ class Case:
     arguments: Mapping[str, Argument]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[bool, ...] = ()
+    peers: tuple[str, ...] = _OTHERWISE  # whom to compare with unless the user says otherwise
 
     @property
     def id(self) -> str:
         return f"{self.op}/{self.name}/{self.direction}"
 
     @property
-    def peers(self) -> tuple[str, ...]:
-        """Whom to compare with unless the user says otherwise."""
-        return ("torch", "onnxruntime") if self.direction == "predict" else ("torch",)
+    def has_backward(self) -> bool:
+        return self.direction in ("backward", "forward+backward")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The arguments whose gradients a backward pass computes."""
+        pairs = zip(self.arguments, self.needs, strict=True)
+        return tuple(name for name, needed in pairs if needed)
 
     def shape(self, argument: str) -> tuple[int, ...]:
         return self.arguments[argument].shape
 
+    def array(self, argument: str) -> np.ndarray:
+        """One of the arrays, the same in every run and in every direction."""
+        found = self.arguments[argument]
+        seed = zlib.crc32(f"{self.op}/{self.name}/{argument}".encode())
+        return _draw(argument, found, np.random.default_rng(seed))
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Random arguments, the same in every run."""
-        rng = np.random.default_rng(zlib.crc32(f"{self.op}/{self.name}".encode()))
-        return {name: _draw(name, argument, rng) for name, argument in self.arguments.items()}
+        """Random arguments."""
+        arrays: dict[str, np.ndarray] = {}
+        for name, argument in self.arguments.items():
+            same = argument.same_as
+            arrays[name] = self.array(name) if same is None else arrays[same]
+        return arrays
 
 
 def _draw(name: str, argument: Argument, rng: np.random.Generator) -> np.ndarray:
     """Values that keep results of the order of 1, so that errors are relative to something."""
     shape = argument.shape
+    if argument.mask == "half":
+        return rng.random(shape) < 0.5
+    if argument.mask == "prefix":
+        lengths = rng.integers(1, shape[-1] + 1, size=(*shape[:-1], 1))
+        return np.arange(shape[-1]) < lengths
     if argument.below is not None:
-        return rng.integers(argument.below, size=shape)
+        return rng.integers(argument.start, argument.below, size=shape)
     values: np.ndarray = rng.standard_normal(shape, dtype=np.float32)
-    kind = name.partition("_")[0]
-    if kind in ("kernel", "recurrent"):
+    words = name.split("_")
+    if words[0] in ("query", "key", "value") and words[-1] == "kernel":  # (D, A, E)
+        values *= 1 / math.sqrt(shape[0])
+    elif "kernel" in words:
         values *= 1 / math.sqrt(math.prod(shape[:-1]))
-    elif kind in ("bias", "param"):
+    elif "bias" in words or words[0] == "param":
         values *= 0.1
-    elif kind == "gamma":
+    elif words[0] == "gamma":
         values = 1 + 0.1 * values
-    elif kind == "variance":
+    elif words[0] == "variance":
         values = 0.5 + np.abs(values)
     return values
 
@@ -109,25 +163,45 @@ def _read(op: str, entry: dict[str, Any]) -> list[Case]:
     where = f"{op}.json: {entry.get('name')!r}"
     if not set(entry) <= _KEYS or not {"name", "arrays", "directions"} <= set(entry):
         raise ValueError(f"{where} has the keys {sorted(entry)}; supported: {sorted(_KEYS)}")
-    arguments = {name: _argument(where, value) for name, value in entry["arrays"].items()}
-    needs = tuple(entry.get("needs", [a.below is None for a in arguments.values()]))
+    arguments: dict[str, Argument] = {}
+    for name, value in entry["arrays"].items():
+        arguments[name] = _argument(f"{where}: {name}", value, arguments)
+    needs = tuple(entry.get("needs", [a.is_float for a in arguments.values()]))
     if len(needs) != len(arguments):
         raise ValueError(f"{where} has {len(needs)} needs for {len(arguments)} arrays")
     unknown = set(entry["directions"]) - set(DIRECTIONS)
     if unknown or not entry["directions"]:
         raise ValueError(f"{where}: directions are some of {DIRECTIONS}, got {sorted(unknown)}")
-    options = entry.get("options", {})
+    options, peers = entry.get("options", {}), entry.get("peers")
     return [
-        Case(op, entry["name"], direction, arguments, options, needs)
+        Case(
+            op,
+            entry["name"],
+            direction,
+            arguments,
+            options,
+            needs,
+            tuple(peers) if peers else _PEERS.get(direction, _OTHERWISE),
+        )
         for direction in entry["directions"]
     ]
 
 
-def _argument(where: str, value: Any) -> Argument:
-    shape, below = (value["shape"], value["below"]) if isinstance(value, dict) else (value, None)
+def _argument(where: str, value: Any, before: Mapping[str, Argument]) -> Argument:
+    if isinstance(value, str):
+        if value not in before:
+            raise ValueError(f"{where}: is the same as one of {list(before)}, got {value!r}")
+        return replace(before[value], same_as=value)
+    given = value if isinstance(value, dict) else {"shape": value}
+    kind = set(given) - {"shape"}
+    if "shape" not in given or kind not in (set(), {"below"}, {"from", "below"}, {"true"}):
+        raise ValueError(f"{where}: has the keys {sorted(given)}")
+    shape, below, start, mask = (given.get(key) for key in ("shape", "below", "from", "true"))
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{where}: a shape is a list of positive integers, got {shape}")
-    return Argument(tuple(shape), below)
+    if mask not in (None, *_MASKS):
+        raise ValueError(f"{where}: a mask is one of {_MASKS}, got {mask!r}")
+    return Argument(tuple(shape), below, start or 0, mask)
 
 
 def select(cases: Iterable[Case], patterns: Iterable[str]) -> list[Case]:

@@ -26,22 +26,33 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     from lamella import ops
 
     op = getattr(ops, case.op)
-    inputs = tuple(arrays.values())
-    options = dict(case.options)
+    bound = inspect.signature(op).bind(**arrays, **case.options)
+    inputs, options = bound.args, bound.kwargs
     if case.direction == "forward":
         return Side("lamella", lambda: op(*inputs, **options), _first_result)
     # One entry for every array that the op takes, optional ones that are left out included.
-    needs = case.needs + (False,) * (_array_arguments(op) - len(case.needs))
-    _, pullback = op.vjp(*inputs, needs=needs, **options)
+    needs = tuple(name in case.wanted for name in _array_arguments(op))
     # Of an op with several results the first one has a gradient: batch_norm's statistics have none,
     # nor have the final states of a recurrent op.
     gradients = (dy,) + (None,) * _OTHER_RESULTS.get(case.op, 0)
-    return Side("lamella", lambda: pullback(*gradients), _present)
+    if case.direction == "backward":
+        _, pullback = op.vjp(*inputs, needs=needs, **options)
+        return Side("lamella", lambda: pullback(*gradients), _present)
+
+    def forward_and_backward() -> tuple[Any, Any]:
+        y, pullback = op.vjp(*inputs, needs=needs, **options)
+        return y, pullback(*gradients)
+
+    return Side(
+        "lamella",
+        forward_and_backward,
+        lambda results: [*_first_result(results[0]), *_present(results[1])],
+    )
 
 
-def _array_arguments(op: Callable[..., Any]) -> int:
+def _array_arguments(op: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(op).parameters.values()
-    return sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
+    return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
 
 def _first_result(result: Any) -> list[np.ndarray]:

@@ -16,6 +16,23 @@ _DISTURBED = 0.1  # of the CPUs
 
 
 @dataclass(frozen=True)
+class FullBatch:
+    """lamella on a batch without padding, for a case of ragged sequences.
+
+    `steps` is the number of steps of the ragged case's sequences that count, over the whole batch.
+    """
+
+    shape: tuple[int, ...]
+    timing: Timing
+    steps: int
+
+    def relative_cost(self, ragged: Timing) -> float:
+        """What a step that counts costs in the ragged batch, over what it costs in this one."""
+        count, length, _ = self.shape
+        return (ragged.median / self.steps) / (self.timing.median / (count * length))
+
+
+@dataclass(frozen=True)
 class Row:
     """A case against one peer (or none): its timings, or the problem that there was."""
 
@@ -28,6 +45,7 @@ class Row:
     tolerance: float | None = None
     problem: str | None = None
     disturbance: float | None = None  # share of the CPUs that other programs used meanwhile
+    full_batch: FullBatch | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -35,6 +53,13 @@ class Row:
         if self.ours is None or self.theirs is None:
             return None
         return self.theirs.median / self.ours.median
+
+    @property
+    def relative_cost(self) -> float | None:
+        """Of ragged sequences: our time over that of their valid steps alone."""
+        if self.full_batch is None or self.ours is None:
+            return None
+        return self.full_batch.relative_cost(self.ours)
 
     def share(self, timing: Timing | None) -> float | None:
         """The floor's time over the measured one."""
@@ -98,6 +123,8 @@ class Table:
         if row.theirs is not None:
             text += f" {row.peer:>11} {duration(row.theirs.median):>9} {row.theirs.spread:>4.0%} "
             text += f"{row.share(row.theirs):>5.0%} {row.ratio:>5.2f}x"
+        if row.relative_cost is not None:
+            text += f"  {row.relative_cost:.2f} of valid steps"
         if row.is_disturbed:
             text += f"  others {row.disturbance:.0%}"
         if row.suspicion:
@@ -133,6 +160,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         if losing:
             lines.append(f"losing rows against {peer}:")
             lines.extend(f"    {ratio:.2f}x {row.case.id}" for row, ratio in losing)
+    lines.extend(_ragged_costs(rows))
     troubled = [row for row in rows if row.trouble]
     if troubled:
         lines.append("rows in error, counted in none of the above:")
@@ -140,6 +168,20 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"    {row.case.id} ({row.peer or 'alone'}): {row.trouble}" for row in troubled
         )
     return lines
+
+
+def _ragged_costs(rows: Sequence[Row]) -> list[str]:
+    """What ragged sequences cost beyond their valid steps: one line, if there are any."""
+    costs = [(row.relative_cost, row) for row in rows if row.trouble is None]
+    known = [(cost, row) for cost, row in costs if cost is not None]
+    if not known:
+        return []
+    most, where = max(known, key=lambda pair: pair[0])
+    mean = geometric_mean([cost for cost, _ in known])
+    return [
+        f"ragged sequences cost {mean:.2f} of their valid steps in a full batch (geometric mean), "
+        f"at most {most:.2f} ({where.case.id})"
+    ]
 
 
 def _ratios(rows: Sequence[Row], peer: str) -> list[tuple[Row, float]]:
@@ -156,7 +198,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "case": row.case.id,
         "arrays": {name: list(a.shape) for name, a in row.case.arguments.items()},
         "options": dict(row.case.options),
-        "needs": list(row.case.needs) if row.case.direction == "backward" else None,
+        "needs": list(row.case.needs) if row.case.has_backward else None,
         "peer": row.peer,
         "ours": _timing_as_json(row, row.ours),
         "theirs": _timing_as_json(row, row.theirs),
@@ -166,9 +208,22 @@ def as_json(row: Row) -> dict[str, Any]:
         "error": row.error,
         "tolerance": row.tolerance,
         "disturbance": row.disturbance,
+        "full_batch": _full_batch_as_json(row),
         "problem": row.trouble,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _full_batch_as_json(row: Row) -> dict[str, Any] | None:
+    if row.full_batch is None:
+        return None
+    return {
+        "valid_steps": row.full_batch.steps,
+        "x": list(row.full_batch.shape),
+        "median_seconds": row.full_batch.timing.median,
+        "spread": row.full_batch.timing.spread,
+        "relative_cost": row.relative_cost,
+    }
 
 
 def _timing_as_json(row: Row, timing: Timing | None) -> dict[str, Any] | None:

@@ -9,23 +9,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import ours, verification
+from benchmarks import ours, ragged, verification
 from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
-from benchmarks.harness import Protocol, Side, come_to_rest, measure
+from benchmarks.harness import Protocol, Side, Timing, come_to_rest, measure
 from benchmarks.machine import Disturbance
-from benchmarks.report import Row
+from benchmarks.report import FullBatch, Row
 from benchmarks.work import result_shape, work
 
 _RETRIES = 3  # of a ceiling that was slower than a case
 
 
 class Checked(NamedTuple):
-    """The sides of a case, lamella's first, after their results were found to agree."""
+    """The sides of a case, lamella's first, after their results were found to agree.
+
+    `alone` is lamella on a full batch of as many steps, of a case with ragged sequences.
+    """
 
     sides: list[Side]
     error: float
     tolerance: float
+    alone: Side | None = None
 
 
 def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
@@ -39,9 +43,7 @@ def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
         The results do not agree.
     """
     arrays = case.arrays()
-    dy = None
-    if case.direction == "backward":
-        dy = np.random.default_rng(1).standard_normal(result_shape(case), dtype=np.float32)
+    dy = _result_gradient(case)
     sides = []
     if peer is not None:
         side = peer.prepare(case, arrays, dy)
@@ -50,7 +52,17 @@ def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
         sides.append(side)
     sides.insert(0, ours.prepare(case, arrays, dy))
     allowed = verification.tolerance(work(case).terms)
-    return Checked(sides, _verify(case, sides, arrays, dy, allowed), allowed)
+    error = _verify(case, sides, arrays, dy, allowed)
+    full = ragged.full_batch(case)
+    alone = ours.prepare(full, full.arrays(), _result_gradient(full)) if full else None
+    return Checked(sides, error, allowed, alone)
+
+
+def _result_gradient(case: Case) -> np.ndarray | None:
+    """What a backward pass starts from."""
+    if not case.has_backward:
+        return None
+    return np.random.default_rng(1).standard_normal(result_shape(case), dtype=np.float32)
 
 
 def run_case(
@@ -78,7 +90,8 @@ def _measured(
     come_to_rest()
     floor = ceilings.floor(cost)
     disturbance = Disturbance()
-    timings = measure(checked.sides, protocol)
+    sides = checked.sides if checked.alone is None else [*checked.sides, checked.alone]
+    timings = measure(sides, protocol)
     row = Row(
         case,
         peer,
@@ -88,6 +101,7 @@ def _measured(
         error=checked.error,
         tolerance=checked.tolerance,
         disturbance=disturbance.share(),
+        full_batch=_full_batch(case, timings[-1]) if checked.alone else None,
     )
     for _ in range(_RETRIES):
         if row.suspicion is None:
@@ -96,6 +110,12 @@ def _measured(
         ceilings.measure_again(cost)
         row = replace(row, floor=ceilings.floor(cost))
     return row
+
+
+def _full_batch(case: Case, timing: Timing) -> FullBatch:
+    full = ragged.full_batch(case)
+    assert full is not None
+    return FullBatch(full.shape("x"), timing, ragged.valid_steps(case))
 
 
 def _verify(

@@ -10,11 +10,13 @@ Products in bfloat16 or TF32, or a sum that lost a term, are off by a hundred ti
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -102,20 +104,34 @@ def expected_by_reference(
     if case.op == "dropout":
         del options["seed"]
         options["kept"] = _kept(actual[0], options["rate"])
-    if case.direction == "forward":
-        result = op.forward(*arrays.values(), **options)
-        return [result[0] if isinstance(result, tuple) else result]
+    found = []
+    if case.direction != "backward":
+        result = op.forward(**arrays, **options)
+        found.append(result[0] if isinstance(result, tuple) else result)
+    if case.has_backward:
+        found.extend(_gradients(case, op.backward, arrays, dy, options))
+    return found
+
+
+def _gradients(
+    case: Case,
+    backward: Callable[..., Sequence[np.ndarray]],
+    arrays: dict[str, np.ndarray],
+    dy: np.ndarray | None,
+    options: dict[str, Any],
+) -> list[np.ndarray]:
     assert dy is not None
+    of_results: Any = dy
     if case.op == "batch_norm":
         statistics = np.zeros(dy.shape[-1])
-        gradients = op.backward((dy, statistics, statistics), *arrays.values(), **options)
+        of_results = (dy, statistics, statistics)
     elif case.op in ("lstm", "gru", "simple_rnn"):
-        states = (None,) * (2 if case.op == "lstm" else 1)
-        gradients = op.backward((dy, *states), *arrays.values(), **options)
-    else:
-        gradients = op.backward(dy, *arrays.values(), **options)
-    # Optional arrays that the case leaves out come last, and have no gradient.
-    return [g for g, needed in zip(gradients, case.needs, strict=False) if needed]
+        of_results = (dy,) + (None,) * (2 if case.op == "lstm" else 1)
+    found = backward(of_results, **arrays, **options)
+    # One for each array argument of the op; those that the case leaves out have none.
+    names = list(inspect.signature(backward).parameters)[1 : 1 + len(found)]
+    by_name = dict(zip(names, found, strict=True))
+    return [by_name[name] for name in case.wanted]
 
 
 def _kept(result: np.ndarray, rate: float) -> np.ndarray:

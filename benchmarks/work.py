@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from benchmarks import ragged
 from benchmarks.cases import Case
 
 Shape = tuple[int, ...]
@@ -52,18 +53,36 @@ def work(case: Case) -> Work:
         return _embedding(case)
     op = _OPS[case.op]
     result = 4.0 * math.prod(op.result(case))
-    bytes_of = {
-        name: (4.0 if a.below is None else 8.0) * math.prod(a.shape)
-        for name, a in case.arguments.items()
-    }
     forward_terms, backward_terms = op.terms(case)
+    read = sum(_nbytes(case, name) for name in case.arguments)
+    forward = Work(op.flops(case), read, result, forward_terms)
     if case.direction == "forward":
-        return Work(op.flops(case), sum(bytes_of.values()), result, forward_terms)
-    read = result + sum(result if name == "y" else bytes_of.get(name, 0) for name in op.saved)
-    wanted = dict(zip(case.arguments, case.needs, strict=True))
-    written = sum(bytes_of[name] for name, needed in wanted.items() if needed)
-    large = sum(wanted.get(name, False) for name in ("x", "kernel", "a", "b"))
-    return Work(large * op.flops(case), read, written, backward_terms)
+        return forward
+    read = result + sum(
+        result if name == "y" else _nbytes(case, name)
+        for name in op.saved
+        if name == "y" or name in case.arguments
+    )
+    written = sum(case.arguments[name].nbytes for name in case.wanted)
+    large = sum(name in case.wanted for name in ("x", "kernel", "a", "b"))
+    backward = Work(large * op.flops(case), read, written, backward_terms)
+    return backward if case.direction == "backward" else _both(forward, backward, result)
+
+
+def _nbytes(case: Case, name: str) -> float:
+    """Bytes of an argument that have to be read: not those of steps behind a sequence's end."""
+    share = ragged.valid_share(case) if name == "x" else 1.0
+    return share * case.arguments[name].nbytes
+
+
+def _both(forward: Work, backward: Work, result: float) -> Work:
+    """One pass after the other: each argument is read once, and the result's gradient."""
+    return Work(
+        forward.flops + backward.flops,
+        forward.bytes_read + result,
+        forward.bytes_written + backward.bytes_written,
+        max(forward.terms, backward.terms),
+    )
 
 
 # -- results ----------------------------------------------------------------------------------
@@ -195,7 +214,7 @@ def _recurrent_flops(case: Case) -> float:
     # Backward has as many again for what comes before a step (x and h), and for the two kernels.
     batch, steps, _ = case.shape("x")
     weights = math.prod(case.shape("kernel")) + math.prod(case.shape("recurrent_kernel"))
-    return 2.0 * batch * steps * weights
+    return 2.0 * batch * steps * ragged.valid_share(case) * weights
 
 
 def _recurrent_terms(case: Case) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from benchmarks import (  # noqa: E402
     harness,
     import_time,
     peers,
+    ragged,
     report,
     runner,
     verification,
@@ -134,6 +135,18 @@ def test_every_case_can_be_drawn_and_counted():
         ({"name": "a", "arrays": {"x": [0]}, "directions": ["forward"]}, "positive"),
         ({"name": "a", "arrays": {"x": [1]}, "directions": ["sideways"]}, "directions"),
         ({"name": "a", "arrays": {"x": [1]}, "directions": ["forward"], "needs": []}, "needs"),
+        (
+            {"name": "a", "arrays": {"x": {"below": 1}}, "directions": ["forward"]},
+            "x: has the keys",
+        ),
+        (
+            {"name": "a", "arrays": {"x": {"shape": [1], "true": "x"}}, "directions": ["forward"]},
+            "x: a mask",
+        ),
+        (
+            {"name": "a", "arrays": {"x": "y"}, "directions": ["forward"]},
+            "x: is the same as one of",
+        ),
     ],
 )
 def test_a_malformed_entry_is_refused(tmp_path, entry, message):
@@ -141,6 +154,36 @@ def test_a_malformed_entry_is_refused(tmp_path, entry, message):
     path.write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=message):
         cases.load_file(path)
+
+
+def read_case(tmp_path, op="relu", **entry) -> cases.Case:
+    path = tmp_path / f"{op}.json"
+    path.write_text(json.dumps([{"name": "tiny", "directions": ["forward"], **entry}]))
+    (case,) = cases.load_file(path)
+    return case
+
+
+def test_arrays_of_other_kinds(tmp_path):
+    arrays = {
+        "query": [3, 4],
+        "key": "query",
+        "lengths": {"shape": [500], "from": 1, "below": 4},
+        "mask": {"shape": [40, 1, 9], "true": "prefix"},
+        "hole": {"shape": [30, 40], "true": "half"},
+    }
+    case = read_case(tmp_path, arrays=arrays, peers=["torch", "onnxruntime"])
+    drawn = case.arrays()
+    assert drawn["key"] is drawn["query"]
+    assert set(drawn["lengths"]) == {1, 2, 3}
+    mask, hole = drawn["mask"], drawn["hole"]
+    assert mask.dtype == hole.dtype == bool
+    assert mask[..., 0].all() and not np.any(~mask[..., :-1] & mask[..., 1:])
+    assert len(set(mask.sum(axis=-1).ravel())) > 1
+    assert 0.4 < hole.mean() < 0.6
+    np.testing.assert_array_equal(case.array("mask"), mask)
+    assert case.wanted == ("query", "key")  # those of float32
+    assert case.peers == ("torch", "onnxruntime")
+    assert [a.nbytes for a in case.arguments.values()] == [48, 0, 4000, 360, 1200]
 
 
 def test_selection_by_op_alias_and_pattern():
@@ -173,6 +216,77 @@ def test_flops_of_a_training_step_of_the_cnn():
     layers = 2 * 32 * np.array([26 * 26 * 32 * 9, 11 * 11 * 64 * 9 * 32, 1600 * 64, 64 * 10])
     assert work.work(case_of("cnn/b32/predict")).flops == layers.sum()
     assert work.work(case_of("cnn/b32/train")).flops == 3 * layers.sum() - layers[0]
+
+
+def test_both_passes_cost_what_each_of_them_costs(tmp_path):
+    arrays = {"x": [3, 5], "kernel": [5, 7], "bias": [7]}
+    directions = ["forward", "backward", "forward+backward"]
+    path = tmp_path / "dense.json"
+    path.write_text(json.dumps([{"name": "a", "arrays": arrays, "directions": directions}]))
+    forward, backward, both = (work.work(case) for case in cases.load_file(path))
+    assert both.flops == forward.flops + backward.flops == 6 * 3 * 5 * 7
+    assert both.bytes_read == 4 * (3 * 5 + 5 * 7 + 7 + 3 * 7)
+    assert both.bytes_written == forward.bytes_written + backward.bytes_written
+    assert both.terms == max(forward.terms, backward.terms)
+
+
+# -- ragged sequences -------------------------------------------------------------------------
+
+
+def ragged_case(tmp_path, op, direction):
+    gates, bias = {"lstm": (4, [20]), "gru": (3, [2, 15])}[op]
+    arrays = {
+        "x": [6, 7, 3],
+        "kernel": [3, 5 * gates],
+        "recurrent_kernel": [5, 5 * gates],
+        "bias": bias,
+        "lengths": {"shape": [6], "from": 1, "below": 8},
+    }
+    return read_case(tmp_path, op, arrays=arrays, directions=[direction])
+
+
+def test_only_steps_before_a_sequence_ends_are_counted(tmp_path):
+    case = ragged_case(tmp_path, "lstm", "forward")
+    steps = int(case.array("lengths").sum())
+    assert ragged.valid_steps(case) == steps
+    assert 6 < steps < 6 * 7 and steps % 6  # nor all of them, nor a full batch by chance
+    counted = work.work(case)
+    assert counted.flops == pytest.approx(2 * steps * (3 + 5) * 20)
+    weights = 4 * (8 * 20 + 20) + 8 * 6
+    assert counted.bytes_read == pytest.approx(weights + 4 * steps * 3)
+    full = ragged.full_batch(case)
+    assert full.shape("x") == (6, round(steps / 6), 3)
+    assert set(full.arguments) == {"x", "kernel", "recurrent_kernel", "bias"}
+    assert ragged.full_batch(full) is None and ragged.valid_share(full) == 1
+    both = ragged.full_batch(ragged_case(tmp_path, "lstm", "forward+backward"))
+    assert both.wanted == ("x", "kernel", "recurrent_kernel", "bias")
+
+
+@pytest.mark.parametrize("peer", [None, "torch"])
+@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_ragged_sequences_agree_with_packed_ones(tmp_path, op, direction, peer):
+    module = None
+    if peer:
+        pytest.importorskip(peer)
+        module = peers.load(peer)
+    checked = runner.check_case(ragged_case(tmp_path, op, direction), module)
+    assert checked.error <= checked.tolerance < 1e-5
+    assert checked.alone is not None
+
+
+def test_the_cost_of_ragged_sequences_is_that_of_a_step_over_a_full_batch_s():
+    full = report.FullBatch((4, 5, 3), timing(2.0), steps=10)  # 0.1 a step
+    row = make_row(2.0, full_batch=full)  # 1.0 for 10 steps
+    assert row.relative_cost == pytest.approx(1.0)
+    slow = make_row(2.0, full_batch=report.FullBatch((4, 5, 3), timing(0.5), steps=10))
+    assert slow.relative_cost == pytest.approx(4.0)
+    text = "\n".join(report.summary([row, slow, make_row(3.0)]))
+    assert "ragged sequences cost 2.00 of their valid steps" in text
+    assert "at most 4.00 (matmul/64^3/forward)" in text
+    assert "4.00 of valid steps" in report.Table([row.case.id]).row(slow)
+    assert report.as_json(slow)["full_batch"]["relative_cost"] == pytest.approx(4.0)
+    assert "full_batch" not in report.as_json(make_row(3.0))
 
 
 # -- verification -----------------------------------------------------------------------------

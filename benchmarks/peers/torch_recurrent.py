@@ -1,0 +1,96 @@
+"""The recurrent ops in PyTorch: whole batches, packed sequences, and single steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import rnn
+
+from benchmarks.peers.torch_layouts import Layout, Op, Tensors, gate_layouts
+
+
+def _weights(t: Tensors) -> list[torch.Tensor]:
+    bias = t["bias"]
+    biases = (bias, torch.zeros_like(bias)) if bias.ndim == 1 else (bias[0], bias[1])
+    return [t["kernel"], t["recurrent_kernel"], *biases]
+
+
+def _zeros(t: Tensors, batch: int, states: int) -> Any:
+    zeros = t["x"].new_zeros(1, batch, t["recurrent_kernel"].shape[1])
+    return (zeros, zeros) if states == 2 else zeros
+
+
+def _layouts(*order: int) -> Mapping[str, Layout]:
+    kernel, bias = gate_layouts(*order)
+    return {"kernel": kernel, "recurrent_kernel": kernel, "bias": bias}
+
+
+# -- whole batches ----------------------------------------------------------------------------
+
+
+def _recurrent(
+    function: Callable[..., Any], states: int
+) -> Callable[[Tensors, dict[str, Any]], torch.Tensor]:
+    """A layer as nn.LSTM and its kind call it."""
+
+    def run(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+        initial = _zeros(t, len(t["x"]), states)
+        training = torch.is_grad_enabled()
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        return function(t["x"], initial, _weights(t), True, 1, 0.0, training, False, True)[0]
+
+    return run
+
+
+_FUNCTIONS = {"lstm": (torch.lstm, 2), "gru": (torch.gru, 1), "simple_rnn": (torch.rnn_tanh, 1)}
+_LAYOUTS = {"lstm": _layouts(0, 1, 2, 3), "gru": _layouts(1, 0, 2), "simple_rnn": _layouts(0)}
+OPS = {name: Op(_recurrent(*_FUNCTIONS[name]), layouts) for name, layouts in _LAYOUTS.items()}
+
+
+# -- packed sequences -------------------------------------------------------------------------
+
+
+def packed(op: str, steps: int, lengths: np.ndarray) -> Op:
+    """An op over sequences of these lengths, packed before the op and unpacked after it."""
+    rows = torch.from_numpy(lengths)
+    ends = lengths - 1
+
+    def pack(array: np.ndarray) -> rnn.PackedSequence:
+        tensor = torch.from_numpy(array)
+        return rnn.pack_padded_sequence(tensor, rows, batch_first=True, enforce_sorted=False)
+
+    order = pack(np.empty((len(lengths), steps, 1), np.float32))
+
+    def unpack(data: torch.Tensor) -> np.ndarray:
+        sequence = rnn.PackedSequence(data, *order[1:])
+        padded, _ = rnn.pad_packed_sequence(sequence, batch_first=True, total_length=steps)
+        return padded.numpy()
+
+    def carry(data: torch.Tensor) -> np.ndarray:
+        """The outputs as lamella has them: behind a sequence, its last one again."""
+        y = unpack(data)
+        for row, end in enumerate(ends):
+            y[row, end:] = y[row, end]
+        return y
+
+    def gather(dy: np.ndarray) -> torch.Tensor:
+        """Gradients of repeated outputs belong to the one that they repeat."""
+        dy = dy.copy()
+        for row, end in enumerate(ends):
+            dy[row, end] = dy[row, end:].sum(axis=0)
+        return pack(dy).data
+
+    function, states = _FUNCTIONS[op]
+
+    def run(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+        initial = _zeros(t, len(lengths), states)
+        training = torch.is_grad_enabled()
+        # has_biases, num_layers, dropout, train, bidirectional
+        settings = (True, 1, 0.0, training, False)
+        return function(t["x"], order.batch_sizes, initial, _weights(t), *settings)[0]
+
+    x = Layout(lambda array: pack(array).data, unpack)
+    return Op(run, {"x": x, **_LAYOUTS[op]}, Layout(gather, carry))
