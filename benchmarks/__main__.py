@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import cases, import_time, machine, peers, report
+from benchmarks import cases, import_time, machine, ours, peers, report
 from benchmarks.harness import QUICK, Protocol, come_to_rest
 
 
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_matplotlib(parser)
     for path in filter(None, (options.json, options.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    return _measure(selected, _load_peers(parser, options.peer, selected), options)
+    selected = _measurable(parser, selected)
+    return _measure(selected, load_peers(parser, options.peer, selected), options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--peer",
         choices=[*peers.PEERS, "none"],
         action="append",
-        help="compare with this one only (may be repeated); default: torch, and for "
-        "predictions onnxruntime too",
+        help="compare with this one only (may be repeated); default: torch, for predictions "
+        "onnxruntime too, and for training steps keras if it is installed",
     )
     add("--threads", type=int, metavar="N", help="threads of each side; default: lamella's")
     add("--isa", metavar="NAME", help="instruction set of lamella's kernels; default: the best")
@@ -93,7 +94,26 @@ def _require_matplotlib(parser: argparse.ArgumentParser) -> None:
         parser.error("--plot needs matplotlib: pip install 'lamella[plot]'")
 
 
-def _load_peers(
+def _measurable(
+    parser: argparse.ArgumentParser, selected: Sequence[cases.Case]
+) -> list[cases.Case]:
+    """The cases that the installed lamella can run; what the others lack is printed."""
+    lacking: dict[str, list[cases.Case]] = {}
+    found = []
+    for case in selected:
+        what = ours.missing(case)
+        if what is None:
+            found.append(case)
+        else:
+            lacking.setdefault(what, []).append(case)
+    if not found:
+        parser.error(f"this lamella has no {', no '.join(lacking)}")
+    for what, without in lacking.items():
+        print(f"{len(without)} cases left out: this lamella has no {what}")
+    return found
+
+
+def load_peers(
     parser: argparse.ArgumentParser, chosen: list[str] | None, selected: Sequence[cases.Case]
 ) -> dict[str, dict[str, ModuleType]]:
     """The peers of each case by its id, with lamella's number of threads."""
@@ -103,14 +123,23 @@ def _load_peers(
         parser.error("--peer none goes with no other peer")
     wanted = {case.id: tuple(chosen or case.peers) for case in selected}
     modules: dict[str, ModuleType] = {}
+    absent: dict[str, str] = {}
     for name in dict.fromkeys(name for names in wanted.values() for name in names):
         if name == "none":
             continue
         try:
             modules[name] = peers.load(name)
         except ModuleNotFoundError as error:
-            parser.error(str(error))
+            absent[name] = str(error)
+            continue
         modules[name].set_threads(_cpu.num_threads())
+    # A peer that was asked for has to be there, and a case has to have one unless none was.
+    for names in wanted.values():
+        missing = [absent[name] for name in names if name in absent]
+        if missing and (chosen or len(missing) == len(names)):
+            parser.error(f"{'; '.join(missing)}; or measure alone with --peer none")
+    for name, reason in absent.items():
+        print(f"without {name}: {reason}")
     return {
         case: {name: modules[name] for name in names if name in modules}
         for case, names in wanted.items()

@@ -17,15 +17,24 @@ from benchmarks.harness import Side
 LEARNING_RATE, BETA_1, BETA_2, EPSILON = 1e-4, 0.9, 0.999, 1e-7
 
 
-def weights_of(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+def weights_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a case that are weights, in the model's order."""
-    return [array for name, array in arrays.items() if name not in ("x", "labels")]
+    return {name: array for name, array in arrays.items() if name not in ("x", "labels")}
+
+
+def missing(model: str) -> str | None:
+    """The layer that a model needs and lamella does not have, or None."""
+    from lamella import layers
+
+    layer = _LAYER_BETWEEN.get(model)
+    return None if layer is None or hasattr(layers, layer) else f"layers.{layer}"
 
 
 def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side:
     """What lamella runs for a model."""
-    model = _BUILDERS[case.op](arrays["x"].shape[1:])
-    model.set_weights(weights_of(arrays))
+    weights = weights_of(arrays)
+    model = _BUILDERS[case.op](arrays["x"].shape[1:], weights)
+    model.set_weights(list(weights.values()))
     x = arrays["x"]
     if case.direction == "predict":
         return Side("lamella", lambda: model.predict_on_batch(x), lambda result: [result])
@@ -47,20 +56,68 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side:
     return Side("lamella", step, arrays_of)
 
 
-def _build_cnn(input_shape: tuple[int, ...]) -> Any:
+def _build_cnn(input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
     from lamella import Sequential, layers
 
     return Sequential(
         [
-            layers.Conv2D(32, (3, 3), activation="relu", input_shape=input_shape),
+            layers.Conv2D(len(w["bias_1"]), (3, 3), activation="relu", input_shape=input_shape),
             layers.MaxPooling2D((2, 2)),
-            layers.Conv2D(64, (3, 3), activation="relu"),
+            layers.Conv2D(len(w["bias_2"]), (3, 3), activation="relu"),
             layers.MaxPooling2D((2, 2)),
             layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(10, activation="softmax"),
+            layers.Dense(len(w["bias_3"]), activation="relu"),
+            layers.Dense(len(w["bias_4"]), activation="softmax"),
         ]
     )
 
 
-_BUILDERS = {"cnn": _build_cnn}
+def _build_rnn(input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
+    from lamella import Sequential, layers
+
+    first = layers.LSTM(_units(w, 1), return_sequences=True, input_shape=input_shape)
+    return Sequential([first, *_last_layers(w)])
+
+
+def _build_attention(input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
+    from lamella import layers
+
+    return _build_around(layers.Attention(), input_shape, w)
+
+
+def _build_transformer(input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
+    from lamella import layers
+
+    heads = w["query_kernel"].shape[1]
+    return _build_around(layers.MultiHeadAttention(num_heads=heads), input_shape, w)
+
+
+def _build_around(between: Any, input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
+    """The article's networks for text: self-attention between two LSTM layers."""
+    from lamella import Sequential, layers
+
+    words, size = w["table"].shape
+    first = [
+        layers.Embedding(words, size, input_length=input_shape[0]),
+        layers.LSTM(_units(w, 1), return_sequences=True),
+    ]
+    return Sequential([*first, between, *_last_layers(w)])
+
+
+def _last_layers(w: dict[str, np.ndarray]) -> list[Any]:
+    from lamella import layers
+
+    return [layers.LSTM(_units(w, 2)), layers.Dense(len(w["bias_3"]), activation="softmax")]
+
+
+def _units(w: dict[str, np.ndarray], number: int) -> int:
+    return len(w[f"recurrent_kernel_{number}"])
+
+
+_BUILDERS = {
+    "cnn": _build_cnn,
+    "rnn": _build_rnn,
+    "attention_model": _build_attention,
+    "transformer": _build_transformer,
+}
+_LAYER_BETWEEN = {"attention_model": "Attention", "transformer": "MultiHeadAttention"}

@@ -14,7 +14,19 @@ from benchmarks.cases import Case
 from benchmarks.harness import Side
 
 _OTHER_RESULTS = {"batch_norm": 2, "lstm": 2, "gru": 1, "simple_rnn": 1}
+_LAYER_STEPS = {"lstm_step": "LSTM", "gru_step": "GRU"}
 ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def missing(case: Case) -> str | None:
+    """What the case needs that lamella does not have, "layers.Attention" for instance, or None."""
+    from lamella import ops
+
+    if case.direction in ("train", "predict"):
+        return models.missing(case.op)
+    if case.op in _LAYER_STEPS or hasattr(ops, case.op):
+        return None
+    return f"ops.{case.op}"
 
 
 def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
@@ -23,6 +35,8 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
         return models.prepare(case, arrays)
     if case.direction == "step":
         return _optimizer_step(case, arrays)
+    if case.op in _LAYER_STEPS:
+        return _layer_step(case, arrays)
     from lamella import ops
 
     op = getattr(ops, case.op)
@@ -61,6 +75,24 @@ def _first_result(result: Any) -> list[np.ndarray]:
 
 def _present(gradients: Any) -> list[np.ndarray]:
     return [gradient for gradient in gradients if gradient is not None]
+
+
+def _layer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+    """Steps of a layer, each beginning with the states in which the one before ended."""
+    from lamella import layers
+
+    x, *weights = (arrays[name] for name in ("x", "kernel", "recurrent_kernel", "bias"))
+    layer = getattr(layers, _LAYER_STEPS[case.op])(arrays["h"].shape[1])
+    layer.build((None, None, x.shape[1]))
+    layer.set_weights(weights)
+    states = [arrays[name] for name in ("h", "c") if name in arrays]
+
+    def step() -> list[np.ndarray]:
+        nonlocal states
+        _, states = layer.step(x, states)
+        return states
+
+    return Side("lamella", step, lambda after: after)
 
 
 def _optimizer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:

@@ -71,6 +71,34 @@ def check(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], allowed:
     return error
 
 
+def result_names(case: Case) -> tuple[str, ...]:
+    """What the arrays are that a side gives for a case, where it matters."""
+    if case.direction == "train":
+        weights = [name for name in case.arguments if name not in ("x", "labels")]
+        return ("loss", *weights, "loss after")
+    if case.has_backward:
+        return ("y", *case.wanted) if case.direction == "forward+backward" else case.wanted
+    return ()
+
+
+_BESIDE = ("query_bias", "key_bias", "value_bias")
+
+
+def comparable(case: Case, results: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The results, with the gradients of attention's three biases in one array.
+
+    That of the key's is zero but for rounding, as softmax takes no notice of what is added to all
+    scores of a row: it is to be small beside the others.
+    """
+    names = result_names(case)
+    if not set(_BESIDE) <= set(names):
+        return list(results)
+    by_name = dict(zip(names, results, strict=True))
+    joined = np.concatenate([np.ravel(by_name[name]) for name in _BESIDE])
+    by_name[_BESIDE[0]] = joined
+    return [by_name[name] for name in names if name not in _BESIDE[1:]]
+
+
 def needs_reference(case: Case) -> bool:
     """Whether no peer can be compared with: every library drops out values of its own choice."""
     return case.op == "dropout"
@@ -99,7 +127,10 @@ def expected_by_reference(
             arrays["param"], arrays["grad"], zeros, zeros, step=1, **ADAM
         )
         return [param, m, v]
-    op = _reference("reference").OPS[case.op]
+    ops = _reference("reference").OPS
+    if case.op in ("lstm_step", "gru_step"):
+        return _states_after_step(ops[case.op.removesuffix("_step")], arrays)
+    op = ops[case.op]
     options = dict(case.options)
     if case.op == "dropout":
         del options["seed"]
@@ -111,6 +142,13 @@ def expected_by_reference(
     if case.has_backward:
         found.extend(_gradients(case, op.backward, arrays, dy, options))
     return found
+
+
+def _states_after_step(op: Any, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    states = {f"{name}0": arrays[name] for name in ("h", "c") if name in arrays}
+    weights = {name: arrays[name] for name in ("kernel", "recurrent_kernel", "bias")}
+    _, *after = op.forward(arrays["x"][:, np.newaxis], **weights, **states)
+    return after
 
 
 def _gradients(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import ragged
 from benchmarks.cases import Case
+from benchmarks.model_work import bytes_to_predict, count_products, rows_named, weight_bytes
 
 Shape = tuple[int, ...]
 
@@ -44,8 +45,8 @@ def result_shape(case: Case) -> Shape:
 
 def work(case: Case) -> Work:
     """The least a case can cost."""
-    if case.op == "cnn":
-        return _cnn(case)
+    if case.direction in ("train", "predict"):
+        return _model(case)
     if case.op == "adam_":
         (size,) = case.shape("param")
         return Work(0.0, 16.0 * size, 12.0 * size, 1)
@@ -206,6 +207,15 @@ def _column_terms(case: Case) -> tuple[int, int]:
     return (math.prod(case.shape("x")[:-1]),) * 2
 
 
+def _step_flops(case: Case) -> float:
+    weights = math.prod(case.shape("kernel")) + math.prod(case.shape("recurrent_kernel"))
+    return 2.0 * case.shape("x")[0] * weights
+
+
+def _step_terms(case: Case) -> tuple[int, int]:
+    return (case.shape("x")[1] + case.shape("h")[1],) * 2
+
+
 def _recurrent_result(case: Case) -> Shape:
     return (*case.shape("x")[:2], case.shape("recurrent_kernel")[0])
 
@@ -249,6 +259,7 @@ _OPS: dict[str, _Op] = {
         name: _Op(_recurrent_result, _recurrent_flops, _recurrent_terms, _RECURRENT)
         for name in ("lstm", "gru", "simple_rnn")
     },
+    **{name: _Op(_same("h"), _step_flops, _step_terms) for name in ("lstm_step", "gru_step")},
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
     "embedding": _Op(lambda case: (*case.shape("indices"), case.shape("table")[1])),
@@ -264,40 +275,22 @@ _OPS: dict[str, _Op] = {
 }
 
 
+def _model(case: Case) -> Work:
+    products, inputs = count_products(case), case.arguments["x"].nbytes
+    if case.direction == "predict":
+        (classes,) = case.shape(next(reversed(case.arguments)))  # of the last layer's bias
+        results = 4.0 * case.shape("x")[0] * classes
+        return Work(products.forward, bytes_to_predict(case) + inputs, results, products.terms)
+    # Adam reads weights, gradients and two slots, and writes all but the gradients.
+    weights = weight_bytes(case)
+    return Work(products.train, 4 * weights + inputs, 3 * weights, products.terms)
+
+
 def _embedding(case: Case) -> Work:
     """Only rows that an index names are read; all of the gradient is written."""
     rows, columns = case.shape("table")
     count = math.prod(case.shape("indices"))
     result, numbers = 4.0 * count * columns, 8.0 * count
     if case.direction == "forward":
-        named = rows * (1 - (1 - 1 / rows) ** count)  # expected, of indices drawn at random
-        return Work(0.0, numbers + 4.0 * named * columns, result, 1)
+        return Work(0.0, numbers + 4.0 * rows_named(count, rows) * columns, result, 1)
     return Work(0.0, numbers + result, 4.0 * rows * columns, 1 + 4 * count // rows)
-
-
-# -- the article's CNN -------------------------------------------------------------------------
-
-
-def _cnn(case: Case) -> Work:
-    """Two 3x3 convolutions and pools, two dense layers; training computes no gradient of x."""
-    count, height, width, _ = case.shape("x")
-    flops, first, terms = 0.0, 0.0, 1
-    for layer in (1, 2):
-        kernel = case.shape(f"kernel_{layer}")
-        height, width = height - kernel[0] + 1, width - kernel[1] + 1
-        layer_flops = 2.0 * count * height * width * math.prod(kernel)
-        first = first or layer_flops
-        terms = max(terms, count * height * width)
-        flops += layer_flops
-        height, width = height // 2, width // 2
-    flops += sum(2.0 * count * math.prod(case.shape(f"kernel_{layer}")) for layer in (3, 4))
-    weights = sum(
-        4.0 * math.prod(argument.shape)
-        for name, argument in case.arguments.items()
-        if name not in ("x", "labels")
-    )
-    images = 4.0 * math.prod(case.shape("x"))
-    if case.direction == "predict":
-        return Work(flops, weights + images, 40.0 * count, case.shape("kernel_3")[0])
-    # Adam reads weights, gradients and two slots, and writes all but the gradients.
-    return Work(3 * flops - first, 4 * weights + images, 3 * weights, terms)

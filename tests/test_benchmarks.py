@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from benchmark_cases import ROOT, load_peer, read_case
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # benchmarks is not an installed package
-
-from benchmarks import (  # noqa: E402
+import benchmarks.__main__ as command_line
+from benchmarks import (
     cases,
     ceilings,
     harness,
     import_time,
+    ours,
     peers,
-    ragged,
     report,
     runner,
     verification,
@@ -104,6 +104,20 @@ def test_summary_names_losing_rows_and_leaves_out_rows_in_error():
     assert "(torch): bad" in text
 
 
+def test_the_cost_of_ragged_sequences_is_that_of_a_step_over_a_full_batch_s():
+    full = report.FullBatch((4, 5, 3), timing(2.0), steps=10)  # 0.1 a step
+    row = make_row(2.0, full_batch=full)  # 1.0 for 10 steps
+    assert row.relative_cost == pytest.approx(1.0)
+    slow = make_row(2.0, full_batch=report.FullBatch((4, 5, 3), timing(0.5), steps=10))
+    assert slow.relative_cost == pytest.approx(4.0)
+    text = "\n".join(report.summary([row, slow, make_row(3.0)]))
+    assert "ragged sequences cost 2.00 of their valid steps" in text
+    assert "at most 4.00 (matmul/64^3/forward)" in text
+    assert "4.00 of valid steps" in report.Table([row.case.id]).row(slow)
+    assert report.as_json(slow)["full_batch"]["relative_cost"] == pytest.approx(4.0)
+    assert "full_batch" not in report.as_json(make_row(3.0))
+
+
 def test_durations_have_three_digits():
     assert [report.duration(s) for s in (1.234, 0.0123, 0.000456, 7.89e-6)] == [
         "1.23 s",
@@ -154,13 +168,6 @@ def test_a_malformed_entry_is_refused(tmp_path, entry, message):
     path.write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=message):
         cases.load_file(path)
-
-
-def read_case(tmp_path, op="relu", **entry) -> cases.Case:
-    path = tmp_path / f"{op}.json"
-    path.write_text(json.dumps([{"name": "tiny", "directions": ["forward"], **entry}]))
-    (case,) = cases.load_file(path)
-    return case
 
 
 def test_arrays_of_other_kinds(tmp_path):
@@ -230,63 +237,45 @@ def test_both_passes_cost_what_each_of_them_costs(tmp_path):
     assert both.terms == max(forward.terms, backward.terms)
 
 
-# -- ragged sequences -------------------------------------------------------------------------
+# -- what there is ---------------------------------------------------------------------------
 
 
-def ragged_case(tmp_path, op, direction):
-    gates, bias = {"lstm": (4, [20]), "gru": (3, [2, 15])}[op]
-    arrays = {
-        "x": [6, 7, 3],
-        "kernel": [3, 5 * gates],
-        "recurrent_kernel": [5, 5 * gates],
-        "bias": bias,
-        "lengths": {"shape": [6], "from": 1, "below": 8},
+def test_cases_that_lamella_cannot_run_are_named(monkeypatch):
+    from lamella import layers, ops
+
+    found = {case.op: case for case in cases.load_cases()}
+    assert ours.missing(found["lstm"]) is None
+    assert ours.missing(found["lstm_step"]) is None
+    assert ours.missing(found["adam_"]) is None
+    assert ours.missing(found["rnn"]) is None
+    monkeypatch.delattr(ops, "lstm")
+    monkeypatch.delattr(layers, "MultiHeadAttention", raising=False)
+    assert ours.missing(found["lstm"]) == "ops.lstm"
+    assert ours.missing(found["transformer"]) == "layers.MultiHeadAttention"
+
+
+def test_absent_peers_are_named_and_those_asked_for_are_needed(monkeypatch, capsys):
+    def load(name):
+        if name != "torch":
+            raise ModuleNotFoundError(f"the peer {name} needs the package {name}")
+        return SimpleNamespace(set_threads=lambda threads: None)
+
+    monkeypatch.setattr(peers, "load", load)
+    parser = argparse.ArgumentParser()
+    train, relu = case_of("rnn/b32/train"), case_of("relu/64K/forward")
+    found = command_line.load_peers(parser, None, [train, relu])
+    assert {case: list(modules) for case, modules in found.items()} == {
+        train.id: ["torch"],
+        relu.id: ["torch"],
     }
-    return read_case(tmp_path, op, arrays=arrays, directions=[direction])
-
-
-def test_only_steps_before_a_sequence_ends_are_counted(tmp_path):
-    case = ragged_case(tmp_path, "lstm", "forward")
-    steps = int(case.array("lengths").sum())
-    assert ragged.valid_steps(case) == steps
-    assert 6 < steps < 6 * 7 and steps % 6  # nor all of them, nor a full batch by chance
-    counted = work.work(case)
-    assert counted.flops == pytest.approx(2 * steps * (3 + 5) * 20)
-    weights = 4 * (8 * 20 + 20) + 8 * 6
-    assert counted.bytes_read == pytest.approx(weights + 4 * steps * 3)
-    full = ragged.full_batch(case)
-    assert full.shape("x") == (6, round(steps / 6), 3)
-    assert set(full.arguments) == {"x", "kernel", "recurrent_kernel", "bias"}
-    assert ragged.full_batch(full) is None and ragged.valid_share(full) == 1
-    both = ragged.full_batch(ragged_case(tmp_path, "lstm", "forward+backward"))
-    assert both.wanted == ("x", "kernel", "recurrent_kernel", "bias")
-
-
-@pytest.mark.parametrize("peer", [None, "torch"])
-@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
-@pytest.mark.parametrize("op", ["lstm", "gru"])
-def test_ragged_sequences_agree_with_packed_ones(tmp_path, op, direction, peer):
-    module = None
-    if peer:
-        pytest.importorskip(peer)
-        module = peers.load(peer)
-    checked = runner.check_case(ragged_case(tmp_path, op, direction), module)
-    assert checked.error <= checked.tolerance < 1e-5
-    assert checked.alone is not None
-
-
-def test_the_cost_of_ragged_sequences_is_that_of_a_step_over_a_full_batch_s():
-    full = report.FullBatch((4, 5, 3), timing(2.0), steps=10)  # 0.1 a step
-    row = make_row(2.0, full_batch=full)  # 1.0 for 10 steps
-    assert row.relative_cost == pytest.approx(1.0)
-    slow = make_row(2.0, full_batch=report.FullBatch((4, 5, 3), timing(0.5), steps=10))
-    assert slow.relative_cost == pytest.approx(4.0)
-    text = "\n".join(report.summary([row, slow, make_row(3.0)]))
-    assert "ragged sequences cost 2.00 of their valid steps" in text
-    assert "at most 4.00 (matmul/64^3/forward)" in text
-    assert "4.00 of valid steps" in report.Table([row.case.id]).row(slow)
-    assert report.as_json(slow)["full_batch"]["relative_cost"] == pytest.approx(4.0)
-    assert "full_batch" not in report.as_json(make_row(3.0))
+    assert capsys.readouterr().out == "without keras: the peer keras needs the package keras\n"
+    for chosen, case in ((["keras"], train), (["torch", "onnxruntime"], relu)):
+        with pytest.raises(SystemExit):
+            command_line.load_peers(parser, chosen, [case])
+        assert "measure alone with --peer none" in capsys.readouterr().err
+    monkeypatch.setattr(peers, "load", lambda name: load("other"))
+    with pytest.raises(SystemExit):  # nobody is left to compare with
+        command_line.load_peers(parser, None, [train])
 
 
 # -- verification -----------------------------------------------------------------------------
@@ -318,11 +307,7 @@ def test_a_wrong_result_is_noticed():
     ],
 )
 def test_both_sides_of_a_case_agree(case_id, peer):
-    module = None
-    if peer:
-        pytest.importorskip(peer)
-        module = peers.load(peer)
-        module.set_threads(1)
+    module = load_peer(peer) if peer else None
     case = case_of(case_id)
     if peer is None and case.op == "cnn":
         pytest.skip("a model is checked against peers")

@@ -8,7 +8,12 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-PEERS = {"torch": "torch_peer", "onnxruntime": "onnxruntime_peer"}
+# The module of each, and what to install for it.
+PEERS = {
+    "torch": ("torch_peer", "'lamella[bench]'"),
+    "onnxruntime": ("onnxruntime_peer", "'lamella[bench]'"),
+    "keras": ("keras_peer", "keras jax"),
+}
 
 
 def load(name: str) -> ModuleType:
@@ -19,10 +24,10 @@ def load(name: str) -> ModuleType:
     ModuleNotFoundError
         Its package is not installed; the message says what to do.
     """
+    module, packages = PEERS[name]
     try:
-        return importlib.import_module(f"benchmarks.peers.{PEERS[name]}")
+        return importlib.import_module(f"benchmarks.peers.{module}")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the peer {name} needs the package {error.name}: "
-            "pip install 'lamella[bench]', or measure alone with --peer none"
+            f"the peer {name} needs the package {error.name}: pip install {packages}"
         ) from error

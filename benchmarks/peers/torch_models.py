@@ -1,17 +1,25 @@
-"""The article's networks in PyTorch: channels_last, fused Adam, inference mode."""
+"""The article's networks in PyTorch: channels_last, fused Adam, inference mode.
+
+Every layer takes lamella's weights and gives its gradients in lamella's order and layout, so that a
+network is a list of layers.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.models import BETA_1, BETA_2, EPSILON, LEARNING_RATE, weights_of
+
+Weights = dict[str, np.ndarray]
 
 
 def corrected_epsilon(epsilon: float, beta_2: float) -> float:
@@ -22,50 +30,191 @@ def corrected_epsilon(epsilon: float, beta_2: float) -> float:
     return epsilon / math.sqrt(1 - beta_2)
 
 
-class CNN(nn.Module):
-    """Logits of the article's network for digits, from (N, 1, H, W) in channels_last."""
+# -- layers -----------------------------------------------------------------------------------
 
-    def __init__(self, weights: list[np.ndarray]) -> None:
+
+class Layer(nn.Module):
+    """A part of a network; `gradients` gives those of its weights as lamella has them."""
+
+    def gradients(self) -> list[np.ndarray]:
+        return []
+
+
+class Function(Layer):
+    """A part without weights."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        filters_1, filters_2, units, classes = (len(bias) for bias in weights[1::2])
-        self.conv_1 = nn.Conv2d(weights[0].shape[2], filters_1, 3)
-        self.conv_2 = nn.Conv2d(filters_1, filters_2, 3)
-        self.pool = nn.MaxPool2d(2)
-        self.dense_1 = nn.Linear(len(weights[4]), units)
-        self.dense_2 = nn.Linear(units, classes)
-        with torch.no_grad():
-            for own, given in zip(self.parameters(), weights, strict=True):
-                own.copy_(_to_torch(given))
-        self.to(memory_format=torch.channels_last)
+        self.function = function
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(torch.relu_(self.conv_1(x)))
-        x = self.pool(torch.relu_(self.conv_2(x)))
+        return self.function(x)
+
+
+def _parameter(array: np.ndarray, *axes: int) -> nn.Parameter:
+    tensor = torch.from_numpy(array)
+    return nn.Parameter(tensor.permute(axes).contiguous() if axes else tensor.clone())
+
+
+def _gradient(parameter: nn.Parameter, *axes: int) -> np.ndarray:
+    assert parameter.grad is not None
+    gradient = parameter.grad.permute(axes) if axes else parameter.grad
+    return gradient.numpy().copy()
+
+
+class Conv2d(Layer):
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(kernel.shape[2], kernel.shape[3], kernel.shape[:2])
+        self.conv.weight, self.conv.bias = _parameter(kernel, 3, 2, 0, 1), _parameter(bias)
+        self.conv.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu_(self.conv(x))
+
+    def gradients(self) -> list[np.ndarray]:
+        return [_gradient(self.conv.weight, 2, 3, 1, 0), _gradient(self.conv.bias)]
+
+
+class Dense(Layer):
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.linear = nn.Linear(*kernel.shape)
+        self.linear.weight, self.linear.bias = _parameter(kernel, 1, 0), _parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+    def gradients(self) -> list[np.ndarray]:
+        return [_gradient(self.linear.weight, 1, 0), _gradient(self.linear.bias)]
+
+
+class Embedding(Layer):
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(torch.tensor(table), freeze=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding(x)
+
+    def gradients(self) -> list[np.ndarray]:
+        return [_gradient(self.embedding.weight)]
+
+
+class LSTM(Layer):
+    """All outputs. PyTorch's second bias stays 0: with both trained, their sum would move twice."""
+
+    def __init__(self, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(len(kernel), len(recurrent_kernel), batch_first=True)
+        self.lstm.weight_ih_l0 = _parameter(kernel, 1, 0)
+        self.lstm.weight_hh_l0 = _parameter(recurrent_kernel, 1, 0)
+        self.lstm.bias_ih_l0 = _parameter(bias)
+        self.lstm.bias_hh_l0 = nn.Parameter(torch.zeros(len(bias)), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+    def gradients(self) -> list[np.ndarray]:
+        kernels = (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0)
+        return [*(_gradient(each, 1, 0) for each in kernels), _gradient(self.lstm.bias_ih_l0)]
+
+
+class MultiHeadSelfAttention(Layer):
+    """nn.MultiheadAttention with lamella's weights: kernels (D, A, E) and (A, E, D)."""
+
+    def __init__(self, *weights: np.ndarray) -> None:
+        super().__init__()
+        kernels, biases = weights[0::2], weights[1::2]
+        width, self.heads, size = kernels[0].shape
+        if self.heads * size != width or kernels[3].shape[2] != width:
+            raise ValueError("nn.MultiheadAttention has as many features in its heads as outside")
+        self.attention = nn.MultiheadAttention(width, self.heads, batch_first=True)
+        flat = [kernel.reshape(width, width) for kernel in kernels]
+        self.attention.in_proj_weight = _parameter(np.concatenate(flat[:3], axis=1), 1, 0)
+        self.attention.in_proj_bias = _parameter(np.concatenate([b.ravel() for b in biases[:3]]))
+        self.attention.out_proj.weight = _parameter(flat[3], 1, 0)
+        self.attention.out_proj.bias = _parameter(biases[3])
+
+    @property
+    def projections(self) -> list[nn.Parameter]:
+        """Weight and bias of the inputs' projections, then of the output's."""
+        inputs, output = self.attention, self.attention.out_proj
+        return [inputs.in_proj_weight, inputs.in_proj_bias, output.weight, output.bias]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+    def as_ours(self, found: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """Gradients of `projections` as those of four kernels, each with its bias behind it."""
+        weight, bias, output_weight, output_bias = (each.numpy().copy() for each in found)
+        width = len(output_bias)
+        inwards = (width, self.heads, width // self.heads)
+        arrays: list[np.ndarray] = []
+        for kernel, vector in zip(np.split(weight, 3), np.split(bias, 3), strict=True):
+            arrays += [kernel.T.reshape(inwards), vector.reshape(inwards[1:])]
+        return [*arrays, output_weight.T.reshape(*inwards[1:], width), output_bias]
+
+    def gradients(self) -> list[np.ndarray]:
+        found = [each.grad for each in self.projections]
+        return self.as_ours([each for each in found if each is not None])
+
+
+# -- networks ---------------------------------------------------------------------------------
+
+
+def _cnn(w: Weights) -> list[Layer]:
+    return [
+        Function(lambda x: x.permute(0, 3, 1, 2)),  # channels_last, without a copy
+        Conv2d(w["kernel_1"], w["bias_1"]),
+        Function(nn.MaxPool2d(2)),
+        Conv2d(w["kernel_2"], w["bias_2"]),
+        Function(nn.MaxPool2d(2)),
         # In channels_last memory this order of the axes flattens without a copy.
-        x = x.permute(0, 2, 3, 1).flatten(1)
-        return self.dense_2(torch.relu_(self.dense_1(x)))
+        Function(lambda x: x.permute(0, 2, 3, 1).flatten(1)),
+        Dense(w["kernel_3"], w["bias_3"]),
+        Function(torch.relu_),
+        Dense(w["kernel_4"], w["bias_4"]),
+    ]
 
 
-def _to_torch(weight: np.ndarray) -> torch.Tensor:
-    """Kernels (KH, KW, C, F) and (D, U) as (F, C, KH, KW) and (U, D)."""
-    axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[weight.ndim]
-    return torch.from_numpy(weight).permute(axes)
+def _lstm(w: Weights, number: int) -> LSTM:
+    return LSTM(w[f"kernel_{number}"], w[f"recurrent_kernel_{number}"], w[f"bias_{number}"])
 
 
-def _to_numpy(gradient: torch.Tensor) -> np.ndarray:
-    axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}[gradient.ndim]
-    return gradient.permute(axes).numpy().copy()
+def _recurrent(w: Weights, *between: Layer) -> list[Layer]:
+    """Two LSTM layers with something between them, and a dense one."""
+    last = Function(lambda y: y[:, -1])
+    return [_lstm(w, 1), *between, _lstm(w, 2), last, Dense(w["kernel_3"], w["bias_3"])]
 
 
-_MODELS = {"cnn": CNN}
+def _attention(w: Weights) -> list[Layer]:
+    # Keras' Attention does not scale the products.
+    attend = Function(lambda x: functional.scaled_dot_product_attention(x, x, x, scale=1.0))
+    return [Embedding(w["table"]), *_recurrent(w, attend)]
+
+
+def _transformer(w: Weights) -> list[Layer]:
+    parts = ("query", "key", "value", "output")
+    weights = [w[f"{part}_{kind}"] for part in parts for kind in ("kernel", "bias")]
+    return [Embedding(w["table"]), *_recurrent(w, MultiHeadSelfAttention(*weights))]
+
+
+_NETWORKS = {
+    "cnn": _cnn,
+    "rnn": _recurrent,
+    "attention_model": _attention,
+    "transformer": _transformer,
+}
 
 
 def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
     """What PyTorch runs for a model."""
-    if case.op not in _MODELS:
+    if case.op not in _NETWORKS:
         return None
-    model = _MODELS[case.op](weights_of(arrays))
-    x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2)
+    layers = _NETWORKS[case.op](weights_of(arrays))
+    model = nn.Sequential(*layers)
+    x = torch.from_numpy(arrays["x"])
     if case.direction == "predict":
         model.eval()
         return Side(
@@ -76,7 +225,7 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
         )
     labels = torch.from_numpy(arrays["labels"])
     optimizer = torch.optim.Adam(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=LEARNING_RATE,
         betas=(BETA_1, BETA_2),
         eps=corrected_epsilon(EPSILON, BETA_2),
@@ -85,13 +234,13 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(model(x), labels)
+        loss = functional.cross_entropy(model(x), labels)
         loss.backward()
         optimizer.step()
         return loss.item()
 
     def arrays_of(loss: Any) -> list[np.ndarray]:
-        gradients = [_to_numpy(parameter.grad) for parameter in model.parameters()]
+        gradients = [gradient for layer in layers for gradient in layer.gradients()]
         return [np.asarray(loss), *gradients, np.asarray(step())]
 
     return Side("torch", step, arrays_of)

@@ -42,6 +42,8 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
         return torch_models.prepare(case, arrays)
     if case.direction == "step":
         return _adam(arrays)
+    if case.op in ("lstm_step", "gru_step"):
+        return torch_recurrent.step(case, arrays)
     op = _op_of(case, arrays)
     if op is None:
         return None

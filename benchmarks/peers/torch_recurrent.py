@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.utils import rnn
 
+from benchmarks.cases import Case
+from benchmarks.harness import Side
 from benchmarks.peers.torch_layouts import Layout, Op, Tensors, gate_layouts
 
 
@@ -94,3 +97,40 @@ def packed(op: str, steps: int, lengths: np.ndarray) -> Op:
 
     x = Layout(lambda array: pack(array).data, unpack)
     return Op(run, {"x": x, **_LAYOUTS[op]}, Layout(gather, carry))
+
+
+# -- single steps -----------------------------------------------------------------------------
+
+
+def step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+    """One step after the other: calls of a cell, or of a layer on sequences of one step."""
+    op, is_cell = case.op.removesuffix("_step"), case.options["peer_call"] == "cell"
+    units, features = arrays["h"].shape[1], arrays["x"].shape[1]
+    if is_cell:
+        module = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[op](features, units)
+    else:
+        module = {"lstm": nn.LSTM, "gru": nn.GRU}[op](features, units)
+    names = ("kernel", "recurrent_kernel", "bias")
+    given = {name: _LAYOUTS[op][name].to_torch(arrays[name]) for name in names}
+    with torch.no_grad():
+        for own, tensor in zip(module.parameters(), _weights(given), strict=True):
+            own.copy_(tensor)
+
+    def tensor_of(name: str) -> torch.Tensor:
+        tensor = torch.from_numpy(arrays[name])
+        return tensor if is_cell else tensor[None]
+
+    x = tensor_of("x")
+    states: Any = (tensor_of("h"), tensor_of("c")) if op == "lstm" else tensor_of("h")
+
+    def run() -> Any:
+        nonlocal states
+        after = module(x, states)
+        states = after if is_cell else after[1]
+        return states
+
+    def arrays_of(after: Any) -> list[np.ndarray]:
+        parts = after if isinstance(after, tuple) else (after,)
+        return [part.reshape(-1, units).numpy() for part in parts]
+
+    return Side("torch", run, arrays_of, torch.inference_mode)

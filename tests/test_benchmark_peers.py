@@ -1,0 +1,170 @@
+"""The benchmarks' peers compute what lamella computes: on tiny shapes, case by case."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from benchmark_cases import load_peer, read_case, run_once
+
+from benchmarks import models, ragged, runner, verification, work
+
+# -- ragged sequences -------------------------------------------------------------------------
+
+
+def ragged_case(tmp_path, op, direction):
+    gates, bias = {"lstm": (4, [20]), "gru": (3, [2, 15])}[op]
+    arrays = {
+        "x": [6, 7, 3],
+        "kernel": [3, 5 * gates],
+        "recurrent_kernel": [5, 5 * gates],
+        "bias": bias,
+        "lengths": {"shape": [6], "from": 1, "below": 8},
+    }
+    return read_case(tmp_path, op, arrays=arrays, directions=[direction])
+
+
+def test_only_steps_before_a_sequence_ends_are_counted(tmp_path):
+    case = ragged_case(tmp_path, "lstm", "forward")
+    steps = int(case.array("lengths").sum())
+    assert ragged.valid_steps(case) == steps
+    assert 6 < steps < 6 * 7 and steps % 6  # nor all of them, nor a full batch by chance
+    counted = work.work(case)
+    assert counted.flops == pytest.approx(2 * steps * (3 + 5) * 20)
+    weights = 4 * (8 * 20 + 20) + 8 * 6
+    assert counted.bytes_read == pytest.approx(weights + 4 * steps * 3)
+    full = ragged.full_batch(case)
+    assert full.shape("x") == (6, round(steps / 6), 3)
+    assert set(full.arguments) == {"x", "kernel", "recurrent_kernel", "bias"}
+    assert ragged.full_batch(full) is None and ragged.valid_share(full) == 1
+    both = ragged.full_batch(ragged_case(tmp_path, "lstm", "forward+backward"))
+    assert both.wanted == ("x", "kernel", "recurrent_kernel", "bias")
+
+
+@pytest.mark.parametrize("peer", [None, "torch"])
+@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_ragged_sequences_agree_with_packed_ones(tmp_path, op, direction, peer):
+    module = load_peer(peer) if peer else None
+    checked = runner.check_case(ragged_case(tmp_path, op, direction), module)
+    assert checked.error <= checked.tolerance < 1e-5
+    assert checked.alone is not None
+
+
+# -- steps, and models ------------------------------------------------------------------------
+
+
+def step_case(tmp_path, op, peer_call):
+    gates, bias = {"lstm": (4, [20]), "gru": (3, [2, 15])}[op]
+    weights = {"kernel": [3, 5 * gates], "recurrent_kernel": [5, 5 * gates], "bias": bias}
+    states = {name: [2, 5] for name in ("h", "c")[: 2 if op == "lstm" else 1]}
+    arrays = {"x": [2, 3], **weights, **states}
+    return read_case(tmp_path, f"{op}_step", arrays=arrays, options={"peer_call": peer_call})
+
+
+@pytest.mark.parametrize("peer", [None, "torch", "onnxruntime"])
+@pytest.mark.parametrize("peer_call", ["cell", "sequence"])
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_steps_agree_and_go_on_from_each_other(tmp_path, op, peer_call, peer):
+    module = load_peer(peer) if peer else None
+    case = step_case(tmp_path, op, peer_call)
+    assert work.work(case).flops == 2 * 2 * (3 + 5) * 5 * (4 if op == "lstm" else 3)
+    checked = runner.check_case(case, module)
+    if (peer, peer_call) == ("onnxruntime", "cell"):
+        assert checked is None  # it has none
+        return
+    assert checked.error <= checked.tolerance < 1e-5
+    if peer:  # both were run once: their second steps agree, and are no repetition of the first
+        second, expected = (run_once(side) for side in checked.sides)
+        verification.check(second, expected, checked.tolerance)
+        (third, *_) = run_once(checked.sides[0])
+        assert np.abs(third - second[0]).max() > 1e-3
+
+
+def model_arrays(op, batch, labels):
+    """A tiny network of the article's: 7 steps, 4 units, 2 heads of 2, 3 classes, 20 words."""
+    layer = {"kernel": [4, 16], "recurrent_kernel": [4, 16], "bias": [16]}
+    first, second = ({f"{k}_{n}": v for k, v in layer.items()} for n in (1, 2))
+    arrays = {"x": [batch, 7, 5]} if op == "rnn" else {"x": {"shape": [batch, 7], "below": 20}}
+    if labels:
+        arrays["labels"] = {"shape": [batch], "below": 3}
+    if op != "rnn":
+        arrays["table"] = [20, 5]
+    first["kernel_1"] = [5, 16]
+    arrays.update(first)
+    if op == "transformer":
+        for part in ("query", "key", "value"):
+            arrays.update({f"{part}_kernel": [4, 2, 2], f"{part}_bias": [2, 2]})
+        arrays.update({"output_kernel": [2, 2, 4], "output_bias": [4]})
+    return {**arrays, **second, "kernel_3": [4, 3], "bias_3": [3]}
+
+
+@pytest.mark.parametrize("peer", ["torch", "keras", "onnxruntime"])
+@pytest.mark.parametrize(("batch", "direction"), [(3, "train"), (3, "predict"), (1, "predict")])
+def test_the_recurrent_network_agrees_with_each_peer(tmp_path, batch, direction, peer):
+    arrays = model_arrays("rnn", batch, direction == "train")
+    checked = runner.check_case(
+        read_case(tmp_path, "rnn", arrays=arrays, directions=[direction]), load_peer(peer)
+    )
+    if (peer, direction) == ("onnxruntime", "train"):
+        assert checked is None
+        return
+    assert checked.error <= checked.tolerance < 1e-5
+
+
+def test_flops_of_recurrent_networks(tmp_path):
+    def flops(op, direction):
+        arrays = model_arrays(op, 3, direction == "train")
+        return work.work(read_case(tmp_path, op, arrays=arrays, directions=[direction])).flops
+
+    into_first, rest = 2 * 3 * 7 * 5 * 16, 2 * 3 * 7 * 3 * (4 * 16) + 2 * 3 * 4 * 3
+    attention, projections = 4 * 3 * 7 * 7 * 4, 4 * 2 * 3 * 7 * 4 * 4
+    assert flops("rnn", "predict") == into_first + rest
+    assert flops("rnn", "train") == 2 * into_first + 3 * rest  # no gradient of x
+    both = into_first + rest
+    assert flops("attention_model", "predict") == both + attention
+    assert flops("attention_model", "train") == 3 * both + 3.5 * attention
+    assert flops("transformer", "train") == 3 * (both + projections) + 3.5 * attention
+
+
+def test_a_step_of_adam_goes_through_the_whole_table_and_a_prediction_does_not(tmp_path):
+    arrays = model_arrays("attention_model", 1, False)
+    case = read_case(tmp_path, "attention_model", arrays=arrays, directions=["predict"])
+    named = 20 * (1 - (1 - 1 / 20) ** 7)
+    weights = 4 * (5 * 16 + 3 * 4 * 16 + 2 * 16 + 4 * 3 + 3)
+    counted = work.work(case)
+    assert counted.bytes_read == pytest.approx(weights + 4 * 5 * named + 8 * 7)
+    assert counted.bytes_written == 4 * 3
+    arrays = model_arrays("attention_model", 1, True)
+    case = read_case(tmp_path, "attention_model", arrays=arrays, directions=["train"])
+    assert work.work(case).bytes_written == 3 * (weights + 4 * 20 * 5)
+
+
+@pytest.mark.parametrize("peer", ["keras", "onnxruntime"])
+@pytest.mark.parametrize("direction", ["train", "predict"])
+@pytest.mark.parametrize("op", ["attention_model", "transformer"])
+def test_the_peers_agree_on_networks_with_attention(tmp_path, op, direction, peer):
+    """Whether lamella has their layers or not."""
+    arrays = model_arrays(op, 5, direction == "train")
+    case = read_case(tmp_path, op, arrays=arrays, directions=[direction])
+    results = []
+    for name in ("torch", peer):
+        side = load_peer(name).prepare(case, case.arrays(), None)
+        if side is None:
+            assert (peer, direction) == ("onnxruntime", "train")
+            return
+        results.append(verification.comparable(case, run_once(side)))
+    verification.check(*results, verification.tolerance(work.work(case).terms))
+
+
+def test_gradients_that_are_zero_but_for_rounding_are_compared_beside_others(tmp_path):
+    """Softmax takes no notice of what a key's bias adds to all the scores of a row."""
+    arrays = model_arrays("transformer", 3, True)
+    case = read_case(tmp_path, "transformer", arrays=arrays, directions=["train"])
+    names = ["loss", *models.weights_of(case.arrays()), "loss after"]
+    values = {name: np.full(2, float(n)) for n, name in enumerate(names)}
+    got = verification.comparable(case, list(values.values()))
+    assert len(got) == len(names) - 2
+    biases = [values[f"{part}_bias"] for part in ("query", "key", "value")]
+    np.testing.assert_array_equal(got[names.index("query_bias")], np.concatenate(biases))
+    whole = np.concatenate([np.unique(a) for a in got])
+    np.testing.assert_array_equal(np.sort(whole), np.arange(len(names)))
