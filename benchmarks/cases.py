@@ -90,9 +90,12 @@ class Case:
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The arguments whose gradients a backward pass computes."""
-        pairs = zip(self.arguments, self.needs, strict=True)
-        return tuple(name for name, needed in pairs if needed)
+        """The arguments whose gradients a backward pass computes.
+
+        An array that is given several times has one gradient, the sum.
+        """
+        pairs = zip(self.arguments.items(), self.needs, strict=True)
+        return tuple(name for (name, a), needed in pairs if needed and a.same_as is None)
 
     def shape(self, argument: str) -> tuple[int, ...]:
         return self.arguments[argument].shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,17 +45,30 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     if case.direction == "forward":
         return Side("lamella", lambda: op(*inputs, **options), _first_result)
     # One entry for every array that the op takes, optional ones that are left out included.
-    needs = tuple(name in case.wanted for name in _array_arguments(op))
+    names = _array_arguments(op)
+    wanted = dict(zip(case.arguments, case.needs, strict=True))
+    needs = tuple(wanted.get(name, False) for name in names)
     # Of an op with several results the first one has a gradient: batch_norm's statistics have none,
     # nor have the final states of a recurrent op.
     gradients = (dy,) + (None,) * _OTHER_RESULTS.get(case.op, 0)
+    same = {name: a.same_as for name, a in case.arguments.items() if a.same_as is not None}
+    doubles = [(names.index(name), names.index(first)) for name, first in same.items()]
+
+    def sum_of_doubles(found: Sequence[Any]) -> list[Any]:
+        """Of an array that was given several times, one gradient."""
+        found = list(found)
+        for double, first in doubles:
+            ops.accumulate_(found[first], found[double])
+            found[double] = None
+        return found
+
     if case.direction == "backward":
         _, pullback = op.vjp(*inputs, needs=needs, **options)
-        return Side("lamella", lambda: pullback(*gradients), _present)
+        return Side("lamella", lambda: sum_of_doubles(pullback(*gradients)), _present)
 
     def forward_and_backward() -> tuple[Any, Any]:
         y, pullback = op.vjp(*inputs, needs=needs, **options)
-        return y, pullback(*gradients)
+        return y, sum_of_doubles(pullback(*gradients))
 
     return Side(
         "lamella",

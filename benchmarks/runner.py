@@ -51,8 +51,14 @@ def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
             return None
         sides.append(side)
     sides.insert(0, ours.prepare(case, arrays, dy))
-    allowed = verification.tolerance(work(case).terms)
-    error = _verify(case, sides, arrays, dy, allowed)
+    plain = verification.without_dropout(case)
+    if plain is None:
+        allowed = verification.tolerance(work(case).terms)
+        error = _verify(case, sides, arrays, dy, allowed)
+    else:
+        expected = _expected(plain, peer, arrays, dy)
+        rate = case.options["dropout"]
+        error, allowed = verification.check_in_expectation(_results(case, sides[0]), expected, rate)
     full = ragged.full_batch(case)
     alone = ours.prepare(full, full.arrays(), _result_gradient(full)) if full else None
     return Checked(sides, error, allowed, alone)
@@ -126,12 +132,22 @@ def _verify(
     allowed: float,
 ) -> float:
     """The largest difference between the sides, or from the reference where there is no peer."""
-    results = []
-    for side in sides:
-        with side.context():
-            results.append(verification.comparable(case, side.arrays(side.run())))
-    actual = results[0]
+    actual = _results(case, sides[0])
     if len(sides) == 2 and not verification.needs_reference(case):
-        return verification.check(actual, results[1], allowed)
+        return verification.check(actual, _results(case, sides[1]), allowed)
     expected = verification.expected_by_reference(case, arrays, dy, actual)
     return verification.check(actual, verification.comparable(case, expected), allowed)
+
+
+def _results(case: Case, side: Side) -> list[np.ndarray]:
+    with side.context():
+        return verification.comparable(case, side.arrays(side.run()))
+
+
+def _expected(
+    plain: Case, peer: ModuleType | None, arrays: dict[str, np.ndarray], dy: np.ndarray | None
+) -> list[np.ndarray]:
+    """What the peer computes, or the reference where there is no peer."""
+    if peer is not None:
+        return _results(plain, peer.prepare(plain, arrays, dy))
+    return verification.comparable(plain, verification.expected_by_reference(plain, arrays, dy, []))

@@ -14,6 +14,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +100,58 @@ def comparable(case: Case, results: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [by_name[name] for name in names if name not in _BESIDE[1:]]
 
 
+def without_dropout(case: Case) -> Case | None:
+    """The same case with nothing left out at random; None if there is no such part in it."""
+    if "dropout" not in case.options:
+        return None
+    options = {k: v for k, v in case.options.items() if k not in ("dropout", "seed")}
+    return replace(case, options=options)
+
+
+def check_in_expectation(
+    actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], rate: float
+) -> tuple[float, float]:
+    """Compare attention that drops weights at this rate with attention that does not.
+
+    What is kept is scaled by 1 / (1 - rate), so that results and gradients, which are sums of the
+    weights times something independent of them, are the expected ones plus a noise whose square is
+    about rate / (1 - rate) of theirs. Every library draws in its own way; so each array is put as
+    `slope` times the expected one plus a remainder, by least squares, of which the slope has to be
+    1 but for the noise, and the remainder has to be the noise.
+
+    Returns
+    -------
+    error : float
+        The largest |slope - 1|.
+    allowed : float
+        Five standard deviations of the slope.
+
+    Raises
+    ------
+    WrongResultError
+        The slope is off by more, there is another amount of noise, or the arrays are too small to
+        tell.
+    """
+    largest_error(actual, expected)  # of the same shapes, and finite
+    worst, allowed = 0.0, 0.0
+    for got, want in zip(actual, expected, strict=True):
+        x, y = want.astype(np.float64), got.astype(np.float64)
+        square = np.sum(x * x)
+        slope = float(np.sum(x * y) / square)
+        remainder = y - slope * x
+        noise = float(np.sum(remainder**2) / square)
+        # The features of one query or key share their weights: these sums have noise of their own.
+        deviation = float(np.sqrt(np.sum(np.sum(remainder * x, axis=-1) ** 2)) / square)
+        if deviation > 0.02:
+            raise WrongResultError(f"shape {got.shape} is too small to judge dropout by")
+        if abs(slope - 1) > 5 * deviation:
+            raise WrongResultError(f"{slope:.3f} of the expected values on average")
+        if not 0.8 < noise / (rate / (1 - rate)) < 1.25:
+            raise WrongResultError(f"noise of {noise:.2g} where a rate of {rate} was asked for")
+        worst, allowed = max(worst, abs(slope - 1)), max(allowed, 5 * deviation)
+    return worst, allowed
+
+
 def needs_reference(case: Case) -> bool:
     """Whether no peer can be compared with: every library drops out values of its own choice."""
     return case.op == "dropout"
@@ -169,6 +222,9 @@ def _gradients(
     # One for each array argument of the op; those that the case leaves out have none.
     names = list(inspect.signature(backward).parameters)[1 : 1 + len(found)]
     by_name = dict(zip(names, found, strict=True))
+    for name, argument in case.arguments.items():
+        if argument.same_as is not None:
+            by_name[argument.same_as] = by_name[argument.same_as] + by_name[name]
     return [by_name[name] for name in case.wanted]
 
 

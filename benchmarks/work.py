@@ -2,9 +2,10 @@
 
 Conventions. A product and its sum are 2 FLOPs. A convolution has 2 N OH OW F KH KW C/groups, each
 of its two large gradients as many again (a gradient not asked for is not counted); biases and
-activations count nothing. Bytes: every array that has to be read or written, once, whatever an
-algorithm really does. Pointwise work (exp, comparisons) counts nothing: such ops are measured
-against memory.
+activations count nothing. Attention has 4 N A S L E forward, half of it if causal, and two and a
+half times as many backward, where the scores are computed again. Bytes: every array that has to be
+read or written, once, whatever an algorithm really does. Pointwise work (exp, comparisons) counts
+nothing: such ops are measured against memory.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Op(NamedTuple):
     result: Callable[[Case], Shape]
     flops: Callable[[Case], float] = lambda case: 0.0  # of the forward pass
     terms: Callable[[Case], tuple[int, int]] = lambda case: (1, 1)  # forward, backward
+    backward_flops: Callable[[Case], float] | None = None  # if not the wanted large gradients
     saved: tuple[str, ...] = ()  # besides dy, what the backward pass has to read ("y": the result)
 
 
@@ -66,7 +68,8 @@ def work(case: Case) -> Work:
     )
     written = sum(case.arguments[name].nbytes for name in case.wanted)
     large = sum(name in case.wanted for name in ("x", "kernel", "a", "b"))
-    backward = Work(large * op.flops(case), read, written, backward_terms)
+    flops = op.backward_flops(case) if op.backward_flops else large * op.flops(case)
+    backward = Work(flops, read, written, backward_terms)
     return backward if case.direction == "backward" else _both(forward, backward, result)
 
 
@@ -232,34 +235,89 @@ def _recurrent_terms(case: Case) -> tuple[int, int]:
     return inputs + units, max(batch * steps, columns) + inputs + units
 
 
+def _attention_flops(case: Case) -> float:
+    """Two products, over the pairs of a query and a key that count.
+
+    With causal attention that is half of them. Keys behind the end of a sequence cost nothing; a
+    mask with holes saves nothing, as no kernel steps over single pairs.
+    """
+    count, queries, heads, size = case.shape("query")
+    keys, features = case.shape("key")[1], case.shape("value")[3]
+    share = 0.5 if case.options.get("causal") else 1.0
+    if "mask" in case.arguments and case.arguments["mask"].mask == "prefix":
+        share *= float(case.array("mask").mean())
+    return 2.0 * count * heads * queries * keys * (size + features) * share
+
+
+def _attention_terms(case: Case) -> tuple[int, int]:
+    size, queries, keys = case.shape("query")[3], case.shape("query")[1], case.shape("key")[1]
+    return size + keys, size + keys + max(queries, keys)
+
+
+def _projection_flops(case: Case) -> float:
+    places = math.prod(case.shape("query")[:2])
+    kernels = [a for name, a in case.arguments.items() if name.endswith("_kernel")]
+    return 2.0 * places * sum(math.prod(kernel.shape) for kernel in kernels)
+
+
+def _heads_flops(case: Case) -> float:
+    """Attention between the projections, of a sequence to itself."""
+    count, steps, _ = case.shape("query")
+    _, heads, size = case.shape("query_kernel")
+    return 2.0 * count * heads * steps * steps * (size + case.shape("value_kernel")[2])
+
+
+def _multi_head_terms(case: Case) -> tuple[int, int]:
+    count, steps, width = case.shape("query")
+    return 2 * width + steps, 4 * width + 2 * steps + count * steps
+
+
 _PRODUCT = ("x", "kernel")
+_INTO_HEADS = ("query_kernel", "key_kernel", "value_kernel", "output_kernel")
 _RECURRENT = ("x", "kernel", "recurrent_kernel")
 _OPS: dict[str, _Op] = {
     "matmul": _Op(
         lambda case: (case.shape("a")[0], case.shape("b")[1]),
         _matmul_flops,
         _matmul_terms,
-        ("a", "b"),
+        saved=("a", "b"),
     ),
     "dense": _Op(
         lambda case: (*case.shape("x")[:-1], case.shape("kernel")[-1]),
         _dense_flops,
         _dense_terms,
-        _PRODUCT,
+        saved=_PRODUCT,
     ),
-    "conv2d": _Op(_conv2d_result, _convolution_flops, _convolution_terms, _PRODUCT),
-    "conv1d": _Op(_conv1d_result, _convolution_flops, _convolution_terms, _PRODUCT),
-    "conv2d_transpose": _Op(_conv2d_transpose_result, _transpose_flops, _transpose_terms, _PRODUCT),
+    "conv2d": _Op(_conv2d_result, _convolution_flops, _convolution_terms, saved=_PRODUCT),
+    "conv1d": _Op(_conv1d_result, _convolution_flops, _convolution_terms, saved=_PRODUCT),
+    "conv2d_transpose": _Op(
+        _conv2d_transpose_result, _transpose_flops, _transpose_terms, saved=_PRODUCT
+    ),
     "max_pool2d": _Op(_pool_result, terms=_pool_terms),
     "avg_pool2d": _Op(_pool_result, terms=_pool_terms),
     "global_avg_pool2d": _Op(
         lambda case: (case.shape("x")[0], case.shape("x")[-1]), terms=_image_terms
     ),
     **{
-        name: _Op(_recurrent_result, _recurrent_flops, _recurrent_terms, _RECURRENT)
+        name: _Op(_recurrent_result, _recurrent_flops, _recurrent_terms, saved=_RECURRENT)
         for name in ("lstm", "gru", "simple_rnn")
     },
     **{name: _Op(_same("h"), _step_flops, _step_terms) for name in ("lstm_step", "gru_step")},
+    "attention": _Op(
+        lambda case: (*case.shape("query")[:3], case.shape("value")[3]),
+        _attention_flops,
+        _attention_terms,
+        # The scores are computed again.
+        lambda case: 2.5 * _attention_flops(case),
+        ("query", "key", "value", "mask", "y"),
+    ),
+    "multi_head_attention": _Op(
+        lambda case: (*case.shape("query")[:2], case.shape("output_kernel")[2]),
+        lambda case: _projection_flops(case) + _heads_flops(case),
+        _multi_head_terms,
+        lambda case: 2 * _projection_flops(case) + 2.5 * _heads_flops(case),
+        ("query", *_INTO_HEADS),
+    ),
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
     "embedding": _Op(lambda case: (*case.shape("indices"), case.shape("table")[1])),

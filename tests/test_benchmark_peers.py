@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import attention_stand_in
 import numpy as np
 import pytest
 from benchmark_cases import load_peer, read_case, run_once
 
 from benchmarks import models, ragged, runner, verification, work
+from lamella import ops
 
 # -- ragged sequences -------------------------------------------------------------------------
 
@@ -154,6 +156,91 @@ def test_the_peers_agree_on_networks_with_attention(tmp_path, op, direction, pee
             return
         results.append(verification.comparable(case, run_once(side)))
     verification.check(*results, verification.tolerance(work.work(case).terms))
+
+
+# -- attention --------------------------------------------------------------------------------
+
+ATTENTION = {
+    "plain": ([2, 5, 3, 4], [2, 7, 3, 4], None, {}),
+    "causal": ([2, 7, 3, 4], [2, 7, 3, 4], None, {"causal": True}),
+    "padding": ([2, 5, 3, 4], [2, 7, 3, 4], {"shape": [2, 1, 1, 7], "true": "prefix"}, {}),
+    "mask": ([2, 5, 3, 4], [2, 17, 3, 4], {"shape": [5, 17], "true": "half"}, {}),
+    "decode": ([1, 1, 3, 4], [1, 33, 3, 4], None, {}),
+    "dropout": ([8, 96, 4, 8], [8, 96, 4, 8], None, {"dropout": 0.1, "seed": 5}),
+}
+
+
+@pytest.fixture
+def _attention_ops(monkeypatch):
+    """lamella's ops, or a stand-in for those it does not have."""
+    for op in (attention_stand_in.attention, attention_stand_in.multi_head_attention):
+        if not hasattr(ops, op.__name__):
+            monkeypatch.setattr(ops, op.__name__, op, raising=False)
+
+
+def attention_case(tmp_path, kind, direction):
+    query, key, mask, options = ATTENTION[kind]
+    arrays = {"query": query, "key": key, "value": key}
+    if mask:
+        arrays["mask"] = mask
+    return read_case(tmp_path, "attention", arrays=arrays, options=options, directions=[direction])
+
+
+@pytest.mark.usefixtures("_attention_ops")
+@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_attention_agrees(tmp_path, kind, direction):
+    case = attention_case(tmp_path, kind, direction)
+    checked = runner.check_case(case, load_peer("torch"))
+    assert checked.error <= checked.tolerance < (0.1 if kind == "dropout" else 1e-5)
+
+
+@pytest.mark.usefixtures("_attention_ops")
+@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
+def test_multi_head_attention_agrees(tmp_path, direction):
+    """One array as query, key and value has one gradient."""
+    kernels = {f"{part}_kernel": [6, 2, 3] for part in ("query", "key", "value")}
+    biases = {f"{part}_bias": [2, 3] for part in ("query", "key", "value")}
+    arrays = {"query": [2, 5, 6], "key": "query", "value": "query"}
+    arrays.update({**kernels, "output_kernel": [2, 3, 6], **biases, "output_bias": [6]})
+    case = read_case(tmp_path, "multi_head_attention", arrays=arrays, directions=[direction])
+    checked = runner.check_case(case, load_peer("torch"))
+    assert checked.error <= checked.tolerance < 1e-5
+    assert case.wanted == tuple(name for name in arrays if name not in ("key", "value"))
+    results = {"forward": 1, "backward": 9, "forward+backward": 10}
+    assert len(run_once(checked.sides[0])) == results[direction]
+
+
+def test_attention_counts_the_pairs_that_count(tmp_path):
+    def flops(kind, direction):
+        return work.work(attention_case(tmp_path, kind, direction)).flops
+
+    pair = 4 * 2 * 3 * 4  # FLOPs of a query and a key, over batch, heads and features
+    assert flops("plain", "forward") == pair * 5 * 7
+    assert flops("plain", "forward+backward") == 3.5 * pair * 5 * 7
+    assert flops("causal", "forward") == pair * 7 * 7 / 2
+    assert flops("mask", "forward") == pair * 5 * 17
+    valid = attention_case(tmp_path, "padding", "forward").array("mask").mean()
+    assert flops("padding", "backward") == pytest.approx(2.5 * pair * 5 * 7 * valid)
+    assert valid < 1
+
+
+def test_dropout_is_judged_by_its_mean_and_its_noise(tmp_path):
+    rng = np.random.default_rng(3)
+    want = rng.standard_normal((4, 500, 4), dtype=np.float32)
+    noise = rng.standard_normal(want.shape, dtype=np.float32) * np.sqrt(0.25)
+    error, allowed = verification.check_in_expectation([want + want * noise], [want], rate=0.2)
+    assert error < allowed < 0.1
+    wrong = {
+        "0.7.. of the expected": 0.8 * (want + want * noise),  # what is kept was not scaled
+        "noise of 0 where": want,  # nothing was left out
+        "noise of 0.9": want + 2 * want * noise,
+    }
+    for message, got in wrong.items():
+        with pytest.raises(verification.WrongResultError, match=message):
+            verification.check_in_expectation([got], [want], rate=0.2)
+    with pytest.raises(verification.WrongResultError, match="too small"):
+        verification.check_in_expectation([(want + want * noise)[:1, :9]], [want[:1, :9]], rate=0.2)
 
 
 def test_gradients_that_are_zero_but_for_rounding_are_compared_beside_others(tmp_path):

@@ -188,7 +188,8 @@ def test_arrays_of_other_kinds(tmp_path):
     assert len(set(mask.sum(axis=-1).ravel())) > 1
     assert 0.4 < hole.mean() < 0.6
     np.testing.assert_array_equal(case.array("mask"), mask)
-    assert case.wanted == ("query", "key")  # those of float32
+    assert case.needs == (True, True, False, False, False)  # those of float32
+    assert case.wanted == ("query",)  # which is one array with key
     assert case.peers == ("torch", "onnxruntime")
     assert [a.nbytes for a in case.arguments.values()] == [48, 0, 4000, 360, 1200]
 
@@ -212,6 +213,10 @@ def test_selection_by_op_alias_and_pattern():
         ("conv2d/stem-7x7-s2/forward", 2 * 8 * 112 * 112 * 64 * 49 * 3),
         ("conv2d/depthwise-56x56x144/forward", 2 * 8 * 56 * 56 * 144 * 9),
         ("conv2d_transpose/4x4-s2-7x7x256-128/forward", 2 * 8 * 7 * 7 * 256 * 16 * 128),
+        ("attention/8x8x512x64/forward", 4 * 8 * 8 * 512 * 512 * 64),
+        ("attention/2x12x1024x64-causal/forward+backward", 7 * 2 * 12 * 1024 * 1024 * 64),
+        ("attention/1x32x1x128-decode-4096/forward", 4 * 32 * 4096 * 128),
+        ("multi_head_attention/32x100x64-8/forward", 3200 * (8 * 64 * 64 + 4 * 100 * 64)),
         ("relu/1M/forward", 0),
     ],
 )

@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.ours import ADAM
-from benchmarks.peers import torch_models, torch_recurrent
+from benchmarks.peers import torch_attention, torch_models, torch_recurrent
 from benchmarks.peers.torch_layouts import (
     AS_IT_IS,
     CONV1D_KERNEL,
@@ -44,6 +44,8 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
         return _adam(arrays)
     if case.op in ("lstm_step", "gru_step"):
         return torch_recurrent.step(case, arrays)
+    if case.op == "multi_head_attention":
+        return torch_attention.multi_head_attention(case, arrays, dy)
     op = _op_of(case, arrays)
     if op is None:
         return None
@@ -183,6 +185,7 @@ _OPS = {
     "avg_pool2d": Op(_pool(functional.avg_pool2d, count_include_pad=False), _IMAGES, IMAGE),
     "global_avg_pool2d": Op(lambda t, options: t["x"].mean(dim=(2, 3)), _IMAGES),
     **torch_recurrent.OPS,
+    "attention": torch_attention.ATTENTION,
     "softmax": Op(lambda t, options: torch.softmax(t["x"], options.get("axis", -1))),
     "batch_norm": Op(_batch_norm, _IMAGES, IMAGE),
     "relu": Op(lambda t, options: functional.relu(t["x"])),

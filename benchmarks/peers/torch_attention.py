@@ -1,0 +1,85 @@
+"""Attention in PyTorch: scaled_dot_product_attention on (N, A, S, E), and nn.MultiheadAttention."""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks.cases import Case
+from benchmarks.harness import Side
+from benchmarks.peers.torch_layouts import Op, Tensors, permuted
+from benchmarks.peers.torch_models import MultiHeadSelfAttention
+
+_HEADS_FIRST = permuted(0, 2, 1, 3)
+
+
+def _attention(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(
+        t["query"],
+        t["key"],
+        t["value"],
+        t.get("mask"),
+        options.get("dropout", 0.0),
+        options.get("causal", False),
+    )
+
+
+ATTENTION = Op(_attention, dict.fromkeys(("query", "key", "value"), _HEADS_FIRST), _HEADS_FIRST)
+
+
+def multi_head_attention(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
+    """Self-attention with projections."""
+    if not arrays["query"] is arrays["key"] is arrays["value"]:
+        raise ValueError(
+            f"{case.id}: measured with PyTorch is the attention of a sequence to itself"
+        )
+    names = [
+        f"{part}_{k}" for part in ("query", "key", "value", "output") for k in ("kernel", "bias")
+    ]
+    module = MultiHeadSelfAttention(*(arrays[name] for name in names))
+    x = torch.from_numpy(arrays["query"])
+    if case.direction == "forward":
+        with torch.inference_mode():
+            module.train(_seconds(module.train(), x) < _seconds(module.eval(), x))
+        return Side("torch", lambda: module(x), lambda y: [y.numpy()], torch.inference_mode)
+    x.requires_grad_()
+    inputs = (x, *module.projections)
+    gradient = torch.from_numpy(dy)
+
+    def gradients(found: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        by_name = dict(zip(names, module.as_ours(found[1:]), strict=True))
+        by_name["query"] = found[0].numpy()
+        return [by_name[name] for name in case.wanted]
+
+    if case.direction == "backward":
+        y = module(x)
+        return Side(
+            "torch",
+            lambda: torch.autograd.grad(y, inputs, gradient, retain_graph=True),
+            gradients,
+        )
+
+    def forward_and_backward() -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        y = module(x)
+        return y, torch.autograd.grad(y, inputs, gradient)
+
+    return Side(
+        "torch",
+        forward_and_backward,
+        lambda results: [results[0].detach().numpy(), *gradients(results[1])],
+    )
+
+
+def _seconds(module: torch.nn.Module, x: torch.Tensor) -> float:
+    """A call's time, the best of five.
+
+    nn.MultiheadAttention has a path of its own for inference, which is the faster one for small
+    sizes and the slower one for large.
+    """
+    module(x)
+    return min(timeit.repeat(lambda: module(x), number=1, repeat=5))
