@@ -4,8 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/arguments.h"
-#include "core/overlap.h"
+#include "core/argument_gradients.h"
 #include "core/steps.h"
 #include "recurrent/sequence.h"
 
@@ -146,57 +145,6 @@ inline recurrent::Sequence read_sequence(const char* op, const SequenceArguments
           a.x_scale.data(),
           a.h_scale.data()};
 }
-
-// The gradients of an op's array arguments: `needs` says which, `out` where to.
-class ArgumentGradients {
- public:
-  ArgumentGradients(const char* op, std::vector<const FloatInput*> inputs, const py::tuple& needs,
-                    const py::tuple& out)
-      : op_(op), inputs_(std::move(inputs)), outputs_(inputs_.size()) {
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      const FloatInput& input = *inputs_[i];
-      outputs_[i].array = py::none();
-      if (!input || !needs[i].cast<bool>()) continue;
-      outputs_[i] =
-          output_array(op, name(i).c_str(), out[i], Shape(input.shape, input.shape + input.ndim));
-    }
-  }
-
-  // Null where it is not wanted.
-  float* data(std::size_t i) const { return outputs_[i].data; }
-
-  // ValueError where an array of the caller's overlaps an argument, one of `others` (results'
-  // gradients, options), or another gradient: they are read while the gradients are written.
-  void expect_separate_from(const std::vector<const FloatInput*>& others) const {
-    static const char* const names[] = {"x", "kernel", "recurrent_kernel", "bias", "h0", "c0"};
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      if (outputs_[i].data == nullptr) continue;
-      for (std::size_t k = 0; k < inputs_.size(); ++k) check(i, names[k], *inputs_[k]);
-      for (const FloatInput* other : others) check(i, "dy or an option", *other);
-      for (std::size_t k = 0; k < i; ++k) {
-        expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, name(k).c_str(),
-                        outputs_[k].data, outputs_[k].size);
-      }
-    }
-  }
-
-  py::tuple arrays() const {
-    py::tuple result(outputs_.size());
-    for (std::size_t i = 0; i < outputs_.size(); ++i) result[i] = outputs_[i].array;
-    return result;
-  }
-
- private:
-  static std::string name(std::size_t i) { return "out[" + std::to_string(i) + "]"; }
-  void check(std::size_t i, const char* other_name, const FloatInput& other) const {
-    expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, other_name,
-                    other.data(), other.size);
-  }
-
-  const char* op_;
-  std::vector<const FloatInput*> inputs_;
-  std::vector<Output> outputs_;
-};
 
 // Without the interpreter's lock. Scratch memory that is not there is the op's.
 template <class Compute>

@@ -86,7 +86,12 @@ py::tuple gru_backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tupl
   if (before) expect_shape(op, "before", before, {rows, a.padded()});
   const FloatInput d_outputs = optional_gradient(op, "dy[0]", dy[0], a.output_shape());
   const FloatInput dh = optional_gradient(op, "dy[1]", dy[1], a.state_shape());
-  const ArgumentGradients gradients(op, {&a.x, &a.kernel, &a.recurrent_kernel, &a.bias, &a.h0},
+  const ArgumentGradients gradients(op,
+                                    {{"x", &a.x},
+                                     {"kernel", &a.kernel},
+                                     {"recurrent_kernel", &a.recurrent_kernel},
+                                     {"bias", &a.bias},
+                                     {"h0", &a.h0}},
                                     needs, out);
   gradients.expect_separate_from({&d_outputs, &dh, &a.x_scale, &a.h_scale});
   const recurrent::Sequence sequence = read(a, steps);

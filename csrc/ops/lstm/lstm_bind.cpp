@@ -104,8 +104,14 @@ py::tuple lstm_backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tup
   const FloatInput d_outputs = optional_gradient(op, "dy[0]", dy[0], a.output_shape());
   const FloatInput dh = optional_gradient(op, "dy[1]", dy[1], a.state_shape());
   const FloatInput dc = optional_gradient(op, "dy[2]", dy[2], a.state_shape());
-  const ArgumentGradients gradients(
-      op, {&a.x, &a.kernel, &a.recurrent_kernel, &a.bias, &a.h0, &a.c0}, needs, out);
+  const ArgumentGradients gradients(op,
+                                    {{"x", &a.x},
+                                     {"kernel", &a.kernel},
+                                     {"recurrent_kernel", &a.recurrent_kernel},
+                                     {"bias", &a.bias},
+                                     {"h0", &a.h0},
+                                     {"c0", &a.c0}},
+                                    needs, out);
   gradients.expect_separate_from({&d_outputs, &dh, &dc, &a.x_scale, &a.h_scale});
   read_cell(a);
   const recurrent::Sequence sequence = read_sequence(op, a, steps);

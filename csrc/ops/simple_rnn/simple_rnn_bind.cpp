@@ -57,7 +57,12 @@ py::tuple simple_rnn_backward(py::tuple dy, py::tuple arrays, py::tuple saved, p
   expect_shape(op, "states", states, {steps.packed_rows(), a.padded()});
   const FloatInput d_outputs = optional_gradient(op, "dy[0]", dy[0], a.output_shape());
   const FloatInput dh = optional_gradient(op, "dy[1]", dy[1], a.state_shape());
-  const ArgumentGradients gradients(op, {&a.x, &a.kernel, &a.recurrent_kernel, &a.bias, &a.h0},
+  const ArgumentGradients gradients(op,
+                                    {{"x", &a.x},
+                                     {"kernel", &a.kernel},
+                                     {"recurrent_kernel", &a.recurrent_kernel},
+                                     {"bias", &a.bias},
+                                     {"h0", &a.h0}},
                                     needs, out);
   gradients.expect_separate_from({&d_outputs, &dh, &a.x_scale, &a.h_scale});
   const recurrent::Sequence sequence = read_sequence(op, a, steps);
