@@ -24,6 +24,7 @@ void bind_elementwise(py::module_& module);
 void bind_embedding(py::module_& module);
 void bind_gru(py::module_& module);
 void bind_lstm(py::module_& module);
+void bind_multi_head_attention(py::module_& module);
 void bind_optimizer(py::module_& module);
 void bind_pool2d(py::module_& module);
 void bind_simple_rnn(py::module_& module);
@@ -108,6 +109,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_embedding(module);
   bind_gru(module);
   bind_lstm(module);
+  bind_multi_head_attention(module);
   bind_optimizer(module);
   bind_pool2d(module);
   bind_simple_rnn(module);

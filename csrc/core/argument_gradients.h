@@ -2,6 +2,7 @@
 // where it gave some, else in new ones.
 #pragma once
 
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,8 +33,14 @@ class ArgumentGradients {
 
   // Null where it is not wanted.
   float* data(std::size_t i) const { return outputs_[i].data; }
-  std::int64_t size(std::size_t i) const { return outputs_[i].size; }
-  std::size_t count() const { return outputs_.size(); }
+
+  // Zeros everywhere.
+  void clear() const {
+    for (const Output& output : outputs_) {
+      if (output.data == nullptr) continue;
+      std::memset(output.data, 0, static_cast<std::size_t>(output.size) * sizeof(float));
+    }
+  }
 
   // ValueError where a gradient overlaps an argument, one of `others` (results' gradients,
   // options), or another gradient: they are read while the gradients are written.

@@ -37,6 +37,20 @@ def add_backward(
     out: Sequence[Array | None],
 ) -> Gradients: ...
 def add_forward(a: Array, b: Array) -> Array: ...
+def attention_backward(
+    dy: tuple[Array | None, ...],
+    arrays: tuple[Array | None, ...],
+    saved: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    out: tuple[Array | None, ...],
+) -> Gradients: ...
+def attention_forward(
+    arrays: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    return_lse: bool,
+    return_weights: bool,
+) -> tuple[Array, Array | None, Array | None, tuple[Array | None, ...]]: ...
 def avg_pool2d_backward(
     dy: Array,
     x_shape: Sequence[int],
@@ -301,6 +315,20 @@ def measure_copy_bandwidth(bytes: int, seconds: float) -> float: ...
 def measure_fma_ceiling(seconds: float) -> float: ...
 def measure_read_bandwidth(bytes: int, seconds: float) -> float: ...
 def memory_stats() -> dict[str, int]: ...
+def multi_head_attention_backward(
+    dy: tuple[Array | None, ...],
+    arrays: tuple[Array | None, ...],
+    saved: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    out: tuple[Array | None, ...],
+) -> Gradients: ...
+def multi_head_attention_forward(
+    arrays: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    return_lse: bool,
+    return_weights: bool,
+) -> tuple[Array, Array | None, Array | None, tuple[Array | None, ...]]: ...
 def multiply_backward(
     dy: Array, a: Array, b: Array, needs: Sequence[bool], out: Sequence[Array | None]
 ) -> Gradients: ...

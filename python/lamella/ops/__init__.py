@@ -7,9 +7,9 @@ first argument in place and have no ``vjp``.
 
 A pullback keeps arrays of the caller's, without a copy, and reads them when it is called: array
 arguments and, where the derivative follows from the result, ``y`` itself. The latter are `softmax`,
-`log_softmax`, and `dense` and the convolutions with a fused activation of "relu", "leaky_relu",
-"elu", "sigmoid", "tanh" or "softplus". To change one of these arrays first changes the gradients:
-work on a copy, or call the pullback before.
+`log_softmax`, `attention`, and `dense` and the convolutions with a fused activation of "relu",
+"leaky_relu", "elu", "sigmoid", "tanh" or "softplus". To change one of these arrays first changes
+the gradients: work on a copy, or call the pullback before.
 
 >>> import numpy as np
 >>> from lamella import ops
@@ -48,6 +48,7 @@ from lamella.ops.embedding import embedding
 from lamella.ops.gru import gru
 from lamella.ops.lstm import lstm
 from lamella.ops.lstm_cell import lstm_cell
+from lamella.ops.multi_head_attention import multi_head_attention
 from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
 from lamella.ops.pool2d import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from lamella.ops.simple_rnn import simple_rnn
@@ -81,6 +82,7 @@ __all__ = [
     "lstm_cell",
     "matmul",
     "max_pool2d",
+    "multi_head_attention",
     "multiply",
     "relu",
     "rmsprop_",
