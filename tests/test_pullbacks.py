@@ -23,6 +23,7 @@ PRODUCTS = [
     ("conv2d_transpose", [(2, 5, 4, 2), (2, 3, 3, 2), (3,)]),
 ]
 IMAGE = [(2, 4, 6, 3)]
+HEADS = [(2, 3, 4)] * 3 + [(4, 2, 3)] * 3 + [(2, 3, 5)]
 
 # (op, shapes, options, whether the pullback reads the result)
 CASES = [
@@ -34,6 +35,8 @@ CASES = [
     ],
     ("softmax", [(4, 5)], {}, True),
     ("log_softmax", [(4, 5)], {}, True),
+    ("attention", [(2, 3, 2, 4), (2, 5, 2, 4), (2, 5, 2, 4)], {}, True),
+    ("multi_head_attention", HEADS, {}, False),
     ("matmul", [(4, 5), (5, 3)], {}, False),
     ("dropout", [(4, 5)], {"rate": 0.5, "seed": 1}, False),
     ("add", [(4, 5), (5,)], {}, False),
@@ -52,7 +55,7 @@ CASES = [
 def test_the_documentation_names_them():
     text = re.search(r"The latter are (.*?)\. To change", ops.__doc__ or "", re.DOTALL)
     assert text
-    assert re.findall(r"`(\w+)`", text[1]) == ["softmax", "log_softmax", "dense"]
+    assert re.findall(r"`(\w+)`", text[1]) == ["softmax", "log_softmax", "attention", "dense"]
     assert re.findall(r'"(\w+)"', text[1]) == ACTIVATIONS_KEPT
     for name in ("relu", "dense", "softmax"):
         assert "`lamella.ops` says" in getattr(ops, name).vjp.__doc__

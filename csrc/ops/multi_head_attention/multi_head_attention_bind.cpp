@@ -100,11 +100,6 @@ Arguments read_arguments(const py::tuple& arrays) {
       throw ValueError(message(op, ": ", names[query_kernel + i], " must not be empty, got ",
                                kernel.shape_text()));
     }
-    const FloatInput& own_bias = a.array[query_bias + i];
-    if (own_bias) {
-      expect_shape(op, names[query_bias + i], own_bias, {kernel.shape[1], kernel.shape[2]},
-                   "one a column of its kernel");
-    }
     checked_product(op, "a projection", {a.batch, steps, kernel.shape[1], kernel.shape[2]});
     a.heads[i] = {a.batch, steps, kernel.shape[1], kernel.shape[2]};
   }
@@ -114,6 +109,12 @@ Arguments read_arguments(const py::tuple& arrays) {
   expect_shape(op, "value_kernel", a.array[value_kernel],
                {a.array[value].shape[2], a.heads[1][2], a.heads[2][3]},
                "the heads of key_kernel (D, K, E)");
+  for (int i = query; i <= value; ++i) {
+    const FloatInput& own_bias = a.array[query_bias + i];
+    if (!own_bias) continue;
+    expect_shape(op, names[query_bias + i], own_bias, {a.heads[i][2], a.heads[i][3]},
+                 "one value a column of its kernel");
+  }
   check_output(a);
   return a;
 }
