@@ -1,9 +1,10 @@
 """`Layer`: what every layer shares.
 
 A layer checks its arguments in ``__init__``, makes its weights in ``build``, and computes in
-``forward``. Calling it on symbolic tensors adds a node to a graph; calling it on arrays converts
-them to float32, builds the layer if need be and computes at once. A model skips ``__call__``: it
-has checked the shapes and calls ``forward`` (training) or ``call`` (inference) directly.
+``forward``. Calling it (see `lamella.layers.called`) on symbolic tensors adds a node to a graph;
+calling it on arrays converts them to float32, builds the layer if need be and computes at once. A
+model skips ``__call__``: it has checked the shapes and calls ``forward`` (training) or ``call``
+(inference) directly.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import numpy as np
 
 from lamella import initializers, ops, regularizers
 from lamella.layers.arguments import is_float32
-from lamella.layers.shapes import Shape, Shapes, any_batch, as_shape, as_shapes, is_shape
-from lamella.layers.symbolic import Node, SymbolicTensor
+from lamella.layers.called import Called
+from lamella.layers.shapes import Shape, Shapes, any_batch, as_shape, as_shapes
+from lamella.layers.symbolic import Node
 from lamella.layers.weight import Weight
-from lamella.layers.weighted import NAMED_ERRORS, Weighted, name_error
+from lamella.layers.weighted import NAMED_ERRORS, name_error
 
 __all__ = ["Layer", "Weight", "name_error"]
 
 Pullback = Callable[..., Any]
-_FLOAT32 = np.dtype(np.float32)
 
 
 def _completed(build: Callable[..., None]) -> Callable[..., None]:
@@ -55,11 +56,11 @@ def _completed(build: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _call_with_mask(self: Layer, x: Any, training: bool = False, mask: Any = None) -> Any:
-    return self.forward(x, training, mask=mask)[0]  # type: ignore[call-arg]
+def _call_with_options(self: Layer, x: Any, training: bool = False, **options: Any) -> Any:
+    return self.forward(x, training, **options)[0]
 
 
-class Layer(Weighted):
+class Layer(Called):
     """Base of all layers; subclass it to write one in NumPy.
 
     Parameters
@@ -95,6 +96,10 @@ class Layer(Weighted):
     or what ``compute_mask(inputs, mask)`` returns; else it ends here. In a class with
     ``uses_mask = True`` a model calls ``forward(x, training, mask=mask)``, with None where there is
     no mask.
+
+    What a call takes beside its inputs is in ``call_options``, a function
+    ``check(layer, name, value)`` by name. A graph and its file keep the values, and ``forward``,
+    ``call`` and ``compute_output_shape`` take them as keyword arguments.
 
     Arrays given to ``forward`` belong to others: it must not write to them.
 
@@ -136,8 +141,9 @@ class Layer(Weighted):
         super().__init_subclass__(**kwargs)
         if "build" in cls.__dict__:
             cls.build = _completed(cls.__dict__["build"])  # type: ignore[method-assign]
-        if cls.uses_mask is True and cls.call is Layer.call:
-            cls.call = _call_with_mask  # type: ignore[method-assign]
+        takes_more = cls.uses_mask is True or cls.call_options or cls.named_inputs
+        if takes_more and cls.call is Layer.call:
+            cls.call = _call_with_options  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -229,16 +235,30 @@ class Layer(Weighted):
         penalty = self.activity_regularizer
         if self._in_penalized or penalty is None:
             return y, pull
-        # Keras' share of the batch: the penalty does not grow with the batch size.
-        share = np.float32(1 / max(len(y), 1))
-        self.activity_losses.append(penalty(y) * float(share))
-        return y, lambda dy: pull(ops.add(dy, penalty.gradient(y) * share))
+        self._add_penalties(y)
+
+        def gradient(dy: np.ndarray | None, y: np.ndarray) -> np.ndarray:
+            own = penalty.gradient(y) * np.float32(_share_of_batch(y))
+            return own if dy is None else ops.add(dy, own)
+
+        def pullback(dy: Any) -> Any:
+            if isinstance(y, tuple):
+                return pull(tuple(map(gradient, dy, y)))
+            return pull(gradient(dy, y))
+
+        return y, pullback
 
     def _penalized_call(self, x: Any, training: bool = False, **options: Any) -> Any:
         y = self._once(type(self).call, x, training, **options)
-        if not self._in_penalized and self.activity_regularizer is not None:
-            self.activity_losses.append(self.activity_regularizer(y) / max(len(y), 1))
+        if not self._in_penalized:
+            self._add_penalties(y)
         return y
+
+    def _add_penalties(self, y: Any) -> None:
+        penalty = self.activity_regularizer
+        assert penalty is not None
+        for output in y if isinstance(y, tuple) else (y,):
+            self.activity_losses.append(penalty(output) * _share_of_batch(output))
 
     def _once(self, function: Callable[..., Any], x: Any, training: bool, **options: Any) -> Any:
         """Run ``forward`` or ``call``; where one uses the other, the inner one adds no penalty."""
@@ -335,125 +355,6 @@ class Layer(Weighted):
         """
         return None
 
-    def __call__(self, inputs: Any, training: bool | None = False, mask: Any = None) -> Any:
-        """Apply the layer.
-
-        Parameters
-        ----------
-        inputs : array_like or SymbolicTensor, or a list of either
-            Arrays are converted to float32 here. A layer that leaves values as they are (Flatten,
-            Dropout outside training) may return its input or a view of it.
-        training : bool
-            Whether layers such as dropout behave as in training. In a graph the model's methods
-            decide: `fit` trains, `predict` does not, whatever a layer was called with.
-        mask : bool array of the leading axes, optional
-            Steps that count, for layers that use masks. In a graph masks flow by themselves.
-
-        Returns
-        -------
-        np.ndarray or SymbolicTensor
-
-        Raises
-        ------
-        ValueError
-            The input does not fit, or `training` is True on symbolic tensors.
-        """
-        try:
-            several = isinstance(inputs, (list, tuple))
-            if isinstance(inputs, SymbolicTensor) or (
-                several and any(isinstance(x, SymbolicTensor) for x in inputs)
-            ):
-                self._refuse_training(training)
-                if mask is not None:
-                    raise self.error("mask is not supported on symbolic tensors: masks flow there")
-                return self._call_on_symbols(inputs)
-            if several and any(isinstance(x, np.ndarray) for x in inputs):
-                x: Any = [self._convert(array) for array in inputs]
-                shapes: Shapes = [array.shape for array in x]
-            else:
-                x = self._convert(inputs)
-                shapes = x.shape
-            if self.built:
-                self.check_input_shape(shapes)
-            else:
-                self.build(any_batch(shapes))
-            self.reset_losses()
-            options: dict[str, Any] = {}
-            if mask is not None:
-                options["mask"] = self._checked_mask(mask, shapes)
-            return self.forward(x, True, **options)[0] if training else self.call(x, **options)
-        except NAMED_ERRORS as error:
-            name_error(error, self)
-            raise
-
-    def _checked_mask(self, mask: Any, shapes: Shapes) -> np.ndarray:
-        if not self.uses_mask:
-            raise self.error("takes no mask")
-        mask = np.asarray(mask)
-        leading = (shapes[0] if isinstance(shapes, list) else shapes)[: mask.ndim]
-        if mask.dtype != np.bool_ or not mask.ndim or mask.shape != leading:
-            raise self.error(
-                f"mask expects a bool array of the input's leading axes, {shapes}, "
-                f"got {mask.dtype} of shape {mask.shape}"
-            )
-        return mask
-
-    def _convert(self, array: Any) -> np.ndarray:
-        array = np.asarray(array)
-        if array.dtype == _FLOAT32 or (self.keeps_dtype and array.dtype.kind in "iu"):
-            return array
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"expects an array of real numbers, got dtype {array.dtype}")
-        return array.astype(np.float32)
-
-    def _refuse_training(self, training: bool | None) -> None:
-        # Keras 3 keeps the argument, but fit, evaluate and predict override it: there False changes
-        # nothing, and True is obeyed only where a model is called like a function.
-        if training:
-            raise self.error(
-                f"training={training!r} is not supported on symbolic tensors: a model's fit trains "
-                "and its predict does not, whatever a layer was called with. For dropout in "
-                "inference call the model on arrays with training=True"
-            )
-
-    def _call_on_symbols(self, inputs: Any) -> Any:
-        takes_list = isinstance(inputs, (list, tuple))
-        tensors = tuple(inputs) if takes_list else (inputs,)
-        for tensor in tensors:
-            if not isinstance(tensor, SymbolicTensor):
-                raise TypeError(f"cannot mix symbolic tensors with {type(tensor).__name__}")
-        shapes: Shapes = [t.shape for t in tensors] if takes_list else inputs.shape
-        if self.built:
-            self.check_input_shape(shapes)
-        else:
-            self.build(shapes)
-        result = self.compute_output_shape(shapes)
-        single = is_shape(result)
-        dtype = tensors[0].dtype if self.keeps_dtype else self.dtype
-        outputs = tuple(
-            SymbolicTensor(as_shape(shape), dtype) for shape in ([result] if single else result)
-        )
-        Node(self, tensors, outputs, takes_list, returns_tuple=not single)
-        return outputs[0] if single else outputs
-
-    @property
-    def input(self) -> Any:
-        """The symbolic input of the layer's first call: a tensor, or a list of them."""
-        node = self._first_node("input")
-        return list(node.inputs) if node.takes_list else node.inputs[0]
-
-    @property
-    def output(self) -> Any:
-        """The symbolic output of the layer's first call: a tensor, or a tuple of them."""
-        node = self._first_node("output")
-        return node.outputs if node.returns_tuple else node.outputs[0]
-
-    def _first_node(self, what: str) -> Node:
-        if not self.nodes:
-            # AttributeError, so that hasattr(layer, "output") answers.
-            raise AttributeError(f"{self.label}: has no {what} before it is called on a tensor")
-        return self.nodes[0]
-
     # -- configuration ------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
@@ -487,6 +388,11 @@ class Layer(Weighted):
 
 
 Layer.build = _completed(Layer.build)  # type: ignore[method-assign]
+
+
+def _share_of_batch(y: np.ndarray) -> float:
+    # Keras': the penalty does not grow with the batch size.
+    return 1 / max(len(y), 1)
 
 
 def _own_object(key: str, value: Any, custom_objects: dict[str, Any]) -> Any:

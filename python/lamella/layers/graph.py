@@ -15,7 +15,7 @@ from lamella.registry import register
 
 __all__ = ["Input", "InputLayer", "Node", "SymbolicTensor"]
 
-_INPUT_DTYPES = ("float32", "int32", "int64")
+_INPUT_DTYPES = ("float32", "int32", "int64", "bool")
 
 
 @register("layer")
@@ -28,7 +28,7 @@ class InputLayer(Layer):
         Without the batch axis.
     batch_size : int, optional
     dtype : str, optional
-        "float32" (default), "int32" or "int64".
+        "float32" (default), "int32", "int64", or "bool" for an input that is a mask.
     batch_shape : tuple of int or None, optional
         With the batch axis, instead of ``shape``.
     name : str, optional

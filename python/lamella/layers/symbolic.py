@@ -6,6 +6,8 @@ inputs along ``tensor.node`` and ``node.inputs``, once, when it is constructed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lamella.layers.naming import unique_name
@@ -97,9 +99,11 @@ class Node:
         returns a tuple of gradients. Otherwise both are a single array.
     returns_tuple : bool
         ``forward`` returns a tuple of arrays and its pullback takes a tuple of gradients.
+    options : mapping of str to object
+        The call's other arguments, of JSON types, which ``forward`` takes too.
     """
 
-    __slots__ = ("inputs", "layer", "outputs", "returns_tuple", "takes_list")
+    __slots__ = ("inputs", "layer", "options", "outputs", "returns_tuple", "takes_list")
 
     def __init__(
         self,
@@ -108,12 +112,14 @@ class Node:
         outputs: tuple[SymbolicTensor, ...],
         takes_list: bool = False,
         returns_tuple: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.layer = layer
         self.inputs = inputs
         self.outputs = outputs
         self.takes_list = takes_list
         self.returns_tuple = returns_tuple
+        self.options = options
         for index, tensor in enumerate(outputs):
             tensor.node = self
             tensor.index = index

@@ -29,8 +29,13 @@ from lamella.losses.base import fit_weights
 
 _FLOAT32 = np.dtype(np.float32)
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
-# Integer dtypes that need no conversion, by an input's dtype.
-_READY_DTYPES = {"int32": (_INT32,), "int64": (_INT64,), "indices": (_INT32, _INT64)}
+# Dtypes that need no conversion, by an input's dtype.
+_READY_DTYPES = {
+    "int32": (_INT32,),
+    "int64": (_INT64,),
+    "indices": (_INT32, _INT64),
+    "bool": (np.dtype(np.bool_),),
+}
 # Their targets are floats in the shape of the prediction, up to a last axis of size 1.
 _ELEMENTWISE_LOSSES = (
     BinaryCrossentropy,
@@ -99,8 +104,8 @@ def as_inputs(
 ) -> list[np.ndarray]:
     """Return `x` as one array for each model input, of its dtype and of a shape it takes.
 
-    A dtype is "float32", "int32", "int64", or "indices": int32 or int64 as it comes, other
-    integers and whole floats converted.
+    A dtype is "float32", "int32", "int64", "bool", for which 0 is False and all else True, or
+    "indices": int32 or int64 as it comes, other integers and whole floats converted.
 
     Raises
     ------

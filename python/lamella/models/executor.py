@@ -12,7 +12,8 @@ case, needs no slots at all: its value is handed from one bound method to the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,13 +32,18 @@ Tape = list[Callable[..., Any]]
 
 
 class Step(NamedTuple):
-    """One call of a layer; `takes_list` and `returns_tuple` are explained at `Node`."""
+    """One call of a layer; all but the slots is explained at `Node`."""
 
     layer: Layer
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     takes_list: bool
     returns_tuple: bool
+    options: Mapping[str, Any]
+
+    def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the layer's `forward` or `call` with the options of this call."""
+        return functools.partial(function, **self.options) if self.options else function
 
 
 class Graph:
@@ -83,7 +89,14 @@ class Graph:
         if inner is None:
             targets = tuple(self._new_slot() for _ in node.outputs)
             self.steps.append(
-                Step(node.layer, sources, targets, node.takes_list, node.returns_tuple)
+                Step(
+                    node.layer,
+                    sources,
+                    targets,
+                    node.takes_list,
+                    node.returns_tuple,
+                    node.options,
+                )
             )
             return targets
         slots = dict(zip(inner.inputs, sources, strict=True))
@@ -175,7 +188,7 @@ class Inference:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._calls = [step.layer.call for step in graph.steps]
+        self._calls = [step.bound(step.layer.call) for step in graph.steps]
         self._releases = _last_uses(graph)
         self._penalized = penalized_layers(graph)
         self._stateful = stateful_layers(graph)
@@ -298,7 +311,7 @@ class Training:
                 wanted[key] = wanted.get(key, False) or from_input
             in_logits = step.outputs[0] in logit_slots
             forward: Any = step.layer.forward_logits if in_logits else step.layer.forward
-            self._forwards.append(forward if differentiated else step.layer.call)
+            self._forwards.append(step.bound(forward if differentiated else step.layer.call))
             self._differentiated.append(differentiated)
         self._needed = needed
         # Set for the length of a forward pass only: a layer may belong to several models.
@@ -450,6 +463,7 @@ def ends_in_softmax(graph: Graph, position: int) -> bool:
     for step in graph.steps:
         if slot in step.outputs:
             layer = step.layer
-            # A penalty on the output needs the output itself.
-            return layer.forward_logits is not None and layer.activity_regularizer is None
+            # A penalty on the output needs the output itself; options belong to `forward`.
+            penalized = layer.activity_regularizer is not None
+            return layer.forward_logits is not None and not penalized and not step.options
     return False

@@ -311,21 +311,25 @@ class Model(Trainer, Saved, Layer):
         )
         for step in self.graph.steps:
             given = [shapes[slot] for slot in step.inputs]
-            made = step.layer.compute_output_shape(given if step.takes_list else given[0])
+            made = step.layer.output_shape_of_call(
+                given if step.takes_list else given[0], step.options
+            )
             shapes.update(zip(step.outputs, made if step.returns_tuple else [made], strict=True))
         results = [shapes[slot] for slot in self.graph.outputs]
         return results[0] if len(results) == 1 else results
 
-    def _call_on_symbols(self, inputs: Any) -> Any:
+    def _call_on_symbols(self, inputs: Any, options: Mapping[str, Any]) -> Any:
         if isinstance(inputs, Mapping):
             inputs = _by_name(inputs, self.input_names, f"{self.label}: inputs")
-        result = super()._call_on_symbols(inputs)
+        result = super()._call_on_symbols(inputs, options)
         made = result if isinstance(result, tuple) else (result,)
         for tensor, inner in zip(made, self._outputs, strict=True):
             tensor.dtype = inner.dtype
         return self._structured(list(made)) if self._output_keys else result
 
-    def __call__(self, inputs: Any, training: bool | None = False, mask: Any = None) -> Any:
+    def __call__(  # type: ignore[override]
+        self, inputs: Any, training: bool | None = False, mask: Any = None
+    ) -> Any:
         """Apply the model to arrays, or make it part of another model.
 
         Parameters
@@ -349,7 +353,7 @@ class Model(Trainer, Saved, Layer):
             and any(isinstance(part, SymbolicTensor) for part in parts)
         ):
             self._refuse_training(training)
-            return self._call_on_symbols(inputs)
+            return self._call_on_symbols(inputs, {})
         arrays = self._converted(inputs)
         self.reset_losses()
         if training:

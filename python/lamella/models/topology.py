@@ -136,14 +136,17 @@ def cut(
     for node in nodes:
         if node.inputs and not given.issuperset(id(tensor) for tensor in node.outputs):
             sources = [tensors[id(tensor)] for tensor in node.inputs]
-            made = _call(node.layer, sources, node.takes_list)
+            made = _call(node.layer, sources, node.takes_list, node.options)
             for old, new in zip(node.outputs, made, strict=True):
                 tensors.setdefault(id(old), new)
     return [tensors[id(t)] for t in inputs], [tensors[id(t)] for t in outputs]
 
 
-def _call(layer: Layer, sources: list[SymbolicTensor], takes_list: bool) -> list[SymbolicTensor]:
-    result = layer(sources if takes_list else sources[0])
+def _call(
+    layer: Layer, sources: list[SymbolicTensor], takes_list: bool, options: Mapping[str, Any]
+) -> list[SymbolicTensor]:
+    # Not layer(...), whose arguments a class may name and order as it likes.
+    result = layer.apply(sources if takes_list else sources[0], **options)
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 
@@ -155,7 +158,8 @@ def write_calls(
 ) -> dict[str, Any]:
     """Return the calls of layers in order, and references to the inputs and outputs.
 
-    ``calls`` has one ``{"layer", "inputs", "takes_list"}`` a node that is not an input.
+    ``calls`` has one ``{"layer", "inputs", "takes_list"}`` a node that is not an input, with
+    "options" where the call has any.
     """
     counts: dict[str, int] = {}
     places: dict[int, Reference] = {}
@@ -168,7 +172,8 @@ def write_calls(
             places[id(tensor)] = [name, number, index]
         if node.inputs:
             sources = [places[id(tensor)] for tensor in node.inputs]
-            calls.append({"layer": name, "inputs": sources, "takes_list": node.takes_list})
+            call = {"layer": name, "inputs": sources, "takes_list": node.takes_list}
+            calls.append({**call, "options": dict(node.options)} if node.options else call)
     return {
         "calls": calls,
         "input_layers": [places[id(tensor)] for tensor in inputs],
@@ -202,7 +207,7 @@ def read_calls(
         return tensors[tuple(reference)]
 
     for call in _list_of(config, "calls", owner):
-        if not isinstance(call, Mapping) or set(call) != {"layer", "inputs", "takes_list"}:
+        if not _is_call(call):
             raise ValueError(f"{owner}: config has a call that is not one: {call!r}")
         name = call["layer"]
         if not isinstance(name, str) or name not in layers:
@@ -212,13 +217,29 @@ def read_calls(
             raise ValueError(f"{owner}: config calls layer {name!r} on {len(sources)} inputs")
         number = counts.get(name, 0)
         counts[name] = number + 1
-        made = _call(layers[name], sources, call["takes_list"] is True)
+        options = call.get("options", {})
+        try:
+            made = _call(layers[name], sources, call["takes_list"] is True, options)
+        except TypeError as error:
+            raise ValueError(f"{owner}: config calls layer {name!r} wrongly: {error}") from error
         for index, tensor in enumerate(made):
             tensors[name, number, index] = tensor
     return (
         [find(reference) for reference in _list_of(config, "input_layers", owner)],
         [find(reference) for reference in _list_of(config, "output_layers", owner)],
     )
+
+
+def _is_call(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) - {"options"} != {
+        "layer",
+        "inputs",
+        "takes_list",
+    }:
+        return False
+    # What `apply` takes beside the options is not for a file to say.
+    options = value.get("options", {})
+    return isinstance(options, Mapping) and {"inputs", "training", "mask"}.isdisjoint(options)
 
 
 def _list_of(config: Mapping[str, Any], key: str, owner: str) -> list[Any]:
