@@ -27,6 +27,7 @@ void bind_lstm(py::module_& module);
 void bind_multi_head_attention(py::module_& module);
 void bind_optimizer(py::module_& module);
 void bind_pool2d(py::module_& module);
+void bind_rotary_embedding(py::module_& module);
 void bind_simple_rnn(py::module_& module);
 void bind_softmax(py::module_& module);
 
@@ -112,6 +113,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_multi_head_attention(module);
   bind_optimizer(module);
   bind_pool2d(module);
+  bind_rotary_embedding(module);
   bind_simple_rnn(module);
   bind_softmax(module);
 }

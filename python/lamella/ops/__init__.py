@@ -51,6 +51,7 @@ from lamella.ops.lstm_cell import lstm_cell
 from lamella.ops.multi_head_attention import multi_head_attention
 from lamella.ops.optimizer import adam_, clip_, rmsprop_, scale_, sgd_, squared_norm
 from lamella.ops.pool2d import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from lamella.ops.rotary_embedding import rotary_embedding
 from lamella.ops.simple_rnn import simple_rnn
 from lamella.ops.softmax import log_softmax, softmax
 
@@ -86,6 +87,7 @@ __all__ = [
     "multiply",
     "relu",
     "rmsprop_",
+    "rotary_embedding",
     "scale_",
     "sgd_",
     "sigmoid",
