@@ -22,6 +22,7 @@ void bind_dense(py::module_& module);
 void bind_dropout(py::module_& module);
 void bind_elementwise(py::module_& module);
 void bind_embedding(py::module_& module);
+void bind_feed_forward(py::module_& module);
 void bind_gru(py::module_& module);
 void bind_lstm(py::module_& module);
 void bind_multi_head_attention(py::module_& module);
@@ -108,6 +109,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_dropout(module);
   bind_elementwise(module);
   bind_embedding(module);
+  bind_feed_forward(module);
   bind_gru(module);
   bind_lstm(module);
   bind_multi_head_attention(module);

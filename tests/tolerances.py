@@ -186,6 +186,8 @@ _FLOAT32 = {
     # Sums of products; K = D, or KH KW C / groups, and so on for the gradients.
     "dense": (product, product),
     "matmul": (product, product),
+    # K = D + F, and Dout and rows for the gradients.
+    "feed_forward": (product, product),
     "conv2d": (product, product),
     "conv1d": (product, product),
     "conv2d_transpose": (product, product),

@@ -152,6 +152,11 @@ def product_cases():
         yield "dense", [(5, 3), (3, 4), (4,)], {"activation": name}
     yield "dense", [(2, 3, 5), (5, 4), None], {}
     yield "dense", [(6,), (6, 4), (4,)], {"activation": "relu"}
+    gate = [(3, 4), (4,)]
+    for name in activations.FUSED:
+        yield "feed_forward", [(5, 3), (3, 4), (4, 2), (4,), (2,), *gate], {"activation": name}
+    yield "feed_forward", [(2, 5, 3), (3, 4), (4, 2), (4,), (2,), None, None], {}
+    yield "feed_forward", [(3,), (3, 4), (4, 2), None, None, (3, 4), None], {"activation": "silu"}
     for batch_a, batch_b in (((), ()), ((3,), (3,)), ((2, 1), (3,)), ((), (2,)), ((4, 1), (1, 3))):
         for transpose_a in (False, True):
             for transpose_b in (False, True):

@@ -26,6 +26,23 @@ def dense(x, kernel, bias=None, *, activation=None):
     return ACTIVATIONS[activation](functional.linear(x, kernel.T, bias))
 
 
+def feed_forward(
+    x,
+    kernel,
+    output_kernel,
+    bias=None,
+    output_bias=None,
+    gate_kernel=None,
+    gate_bias=None,
+    *,
+    activation="relu",
+):
+    hidden = dense(x, kernel, bias, activation=activation)
+    if gate_kernel is not None:
+        hidden = hidden * dense(x, gate_kernel, gate_bias)
+    return dense(hidden, output_kernel, output_bias)
+
+
 def matmul(a, b, *, transpose_a=False, transpose_b=False):
     return torch.matmul(a.mT if transpose_a else a, b.mT if transpose_b else b)
 
@@ -149,6 +166,7 @@ def binary_crossentropy(y_pred, labels, *, from_logits=False, label_smoothing=0.
 
 OPS = {
     "dense": dense,
+    "feed_forward": feed_forward,
     "matmul": matmul,
     "conv2d": conv2d,
     "conv1d": conv1d,

@@ -45,6 +45,7 @@ from lamella.ops.dense import dense, matmul
 from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
 from lamella.ops.embedding import embedding
+from lamella.ops.feed_forward import feed_forward
 from lamella.ops.gru import gru
 from lamella.ops.lstm import lstm
 from lamella.ops.lstm_cell import lstm_cell
@@ -73,6 +74,7 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "feed_forward",
     "gelu",
     "global_avg_pool2d",
     "global_max_pool2d",
