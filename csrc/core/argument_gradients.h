@@ -1,5 +1,5 @@
-// The gradients that a backward pass gives for an op's array arguments: in arrays of the caller's
-// where it gave some, else in new ones.
+// Where the gradients of an op's array arguments go: new arrays, or the caller's `out`; none where
+// `needs` says so or the argument is absent. For bindings that take both as tuples.
 #pragma once
 
 #include <cstring>
@@ -19,20 +19,66 @@ class ArgumentGradients {
     const FloatInput* array;  // null: has no gradient
   };
 
-  ArgumentGradients(const char* op, std::vector<Argument> arguments, const py::tuple& needs,
-                    const py::tuple& out)
-      : op_(op), arguments_(std::move(arguments)), outputs_(arguments_.size()) {
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      const FloatInput* const input = arguments_[i].array;
-      outputs_[i].array = py::none();
-      if (input == nullptr || !*input || !needs[i].cast<bool>()) continue;
-      outputs_[i] = output_array(op, name(i).c_str(), out[i],
-                                 Shape(input->shape, input->shape + input->ndim));
+  // Without places yet.
+  ArgumentGradients(const char* op, std::size_t count, const py::tuple& needs, const py::tuple& out)
+      : op_(op), needs_(needs), out_(out), outputs_(count) {
+    if (needs.size() != count || out.size() != count) {
+      throw ValueError(message(op, ": needs and out must have ", count, " entries"));
     }
   }
 
-  // Null where it is not wanted.
+  // With a place for each argument, of its shape.
+  ArgumentGradients(const char* op, std::vector<Argument> arguments, const py::tuple& needs,
+                    const py::tuple& out)
+      : ArgumentGradients(op, arguments.size(), needs, out) {
+    arguments_ = std::move(arguments);
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      const FloatInput* const input = arguments_[i].array;
+      if (input == nullptr || !*input) continue;
+      place(i, true, Shape(input->shape, input->shape + input->ndim));
+    }
+  }
+
+  bool needs(std::size_t i) const { return needs_[i].cast<bool>(); }
+  bool has_place(std::size_t i) const { return !out_[i].is_none(); }
+
+  // The place of gradient `i`, null where it is not needed or the argument was absent.
+  float* place(std::size_t i, bool present, const Shape& shape) {
+    if (!present || !needs(i)) return nullptr;
+    outputs_[i] = output_array(op_, name(i).c_str(), out_[i], shape);
+    return outputs_[i].data;
+  }
+  // Null where there is none.
   float* data(std::size_t i) const { return outputs_[i].data; }
+  // The array of gradient `i`, which has a place.
+  const py::object& array(std::size_t i) const { return outputs_[i].array; }
+
+  // Gradients are written while everything else is read: ValueError where one overlaps an input, or
+  // another gradient.
+  void expect_separate_from(const char* input_name, const FloatInput& input) const {
+    if (!input) return;
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, input_name,
+                      input.data(), input.size);
+    }
+  }
+  void expect_separate_from_each_other() const {
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      for (std::size_t j = i + 1; j < outputs_.size(); ++j) {
+        const std::string other = arguments_.empty() ? "another entry of out" : name(j);
+        expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, other.c_str(),
+                        outputs_[j].data, outputs_[j].size);
+      }
+    }
+  }
+  // From the arguments, from `others` (results' gradients, options), and from each other.
+  void expect_separate_from(const std::vector<const FloatInput*>& others) const {
+    for (const Argument& argument : arguments_) {
+      if (argument.array != nullptr) expect_separate_from(argument.name, *argument.array);
+    }
+    for (const FloatInput* other : others) expect_separate_from("dy or an option", *other);
+    expect_separate_from_each_other();
+  }
 
   // Zeros everywhere.
   void clear() const {
@@ -42,36 +88,22 @@ class ArgumentGradients {
     }
   }
 
-  // ValueError where a gradient overlaps an argument, one of `others` (results' gradients,
-  // options), or another gradient: they are read while the gradients are written.
-  void expect_separate_from(const std::vector<const FloatInput*>& others) const {
+  py::tuple result() const {
+    py::tuple gradients(outputs_.size());
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      if (outputs_[i].data == nullptr) continue;
-      for (const Argument& argument : arguments_) {
-        if (argument.array != nullptr) check(i, argument.name, *argument.array);
-      }
-      for (const FloatInput* other : others) check(i, "dy or an option", *other);
-      for (std::size_t k = 0; k < i; ++k) {
-        expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, name(k).c_str(),
-                        outputs_[k].data, outputs_[k].size);
-      }
+      gradients[i] = outputs_[i].array ? outputs_[i].array : py::none();
     }
-  }
-
-  py::tuple arrays() const {
-    py::tuple result(outputs_.size());
-    for (std::size_t i = 0; i < outputs_.size(); ++i) result[i] = outputs_[i].array;
-    return result;
+    return gradients;
   }
 
  private:
-  static std::string name(std::size_t i) { return "out[" + std::to_string(i) + "]"; }
-  void check(std::size_t i, const char* other_name, const FloatInput& other) const {
-    expect_separate(op_, name(i).c_str(), outputs_[i].data, outputs_[i].size, other_name,
-                    other.data(), other.size);
+  std::string name(std::size_t i) const {
+    return arguments_.empty() ? "out" : "out[" + std::to_string(i) + "]";
   }
 
   const char* op_;
+  py::tuple needs_;
+  py::tuple out_;
   std::vector<Argument> arguments_;
   std::vector<Output> outputs_;
 };

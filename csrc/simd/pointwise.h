@@ -19,10 +19,26 @@ struct PartOfVector {
   LAMELLA_INLINE void put(float* p, Float v) const { store_n(p + i, v, n); }
 };
 
-// body(place) for the vectors of [begin, end).
-template <class Body>
+// at.put(p, v), past the caches with `streams`; then p begins at a whole vector, and so do its
+// rows.
+template <bool streams>
+LAMELLA_INLINE void put_result(WholeVector at, float* p, Float v) {
+  streams ? stream(p + at.i, v) : store(p + at.i, v);
+}
+template <bool streams>
+LAMELLA_INLINE void put_result(PartOfVector at, float* p, Float v) {
+  at.put(p, v);
+}
+
+// body(place) for the vectors of [begin, end), `unroll` of them in one turn of the loop.
+template <int unroll = 1, class Body>
 LAMELLA_INLINE void for_vectors(std::int64_t begin, std::int64_t end, const Body& body) {
   std::int64_t i = begin;
+  if constexpr (unroll > 1) {
+    for (; i + unroll * Float::width <= end; i += unroll * Float::width) {
+      for (int u = 0; u < unroll; ++u) body(WholeVector{i + u * Float::width});
+    }
+  }
   for (; i + Float::width <= end; i += Float::width) body(WholeVector{i});
   if (i < end) body(PartOfVector{i, end - i});
 }

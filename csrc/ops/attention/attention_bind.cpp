@@ -56,7 +56,7 @@ py::tuple backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tuple op
       attention::kernels().backward(a.problem, given, wanted);
     }
   }
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/overlap.h"
+#include "core/argument_gradients.h"
 
 namespace lamella {
 namespace {
@@ -100,53 +100,6 @@ py::object forward(py::object x, py::object gamma, py::object beta, py::object m
   return y;
 }
 
-// Where the gradients go: new arrays, or the caller's `out`; none where not needed.
-class Gradients {
- public:
-  Gradients(const py::tuple& needs, const py::tuple& out) : needs_(needs), out_(out) {
-    if (needs.size() != count || out.size() != count) {
-      throw ValueError(message(op, ": needs and out must have ", count, " entries"));
-    }
-  }
-
-  // The place of gradient `i`, null where it is not needed or the argument was absent.
-  float* place(std::size_t i, bool present, const Shape& shape) {
-    if (!present || !needs_[i].cast<bool>()) return nullptr;
-    outputs_[i] = output_array(op, "out", out_[i], shape);
-    return outputs_[i].data;
-  }
-
-  void expect_separate_from(const char* name, const FloatInput& input) const {
-    if (!input) return;
-    for (const Output& output : outputs_) {
-      expect_separate(op, "out", output.data, output.size, name, input.data(), input.size);
-    }
-  }
-
-  void expect_separate_from_each_other() const {
-    for (std::size_t i = 0; i < count; ++i) {
-      for (std::size_t j = i + 1; j < count; ++j) {
-        expect_separate(op, "out", outputs_[i].data, outputs_[i].size, "another entry of out",
-                        outputs_[j].data, outputs_[j].size);
-      }
-    }
-  }
-
-  py::tuple result() const {
-    py::tuple gradients(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      gradients[i] = outputs_[i].array ? outputs_[i].array : py::none();
-    }
-    return gradients;
-  }
-
- private:
-  static constexpr std::size_t count = 5;  // x, gamma, beta, mean, variance
-  const py::tuple& needs_;
-  const py::tuple& out_;
-  std::array<Output, count> outputs_;
-};
-
 // saved: what forward_with_own_statistics kept, or None where mean and variance were given.
 py::object backward(py::object dy_, py::object d_mean_, py::object d_variance_, py::object x,
                     py::object gamma, py::object beta, py::object mean, py::object variance,
@@ -168,7 +121,8 @@ py::object backward(py::object dy_, py::object d_mean_, py::object d_variance_, 
   const FloatInput d_variance = optional_float_input(op, "dvariance", d_variance_);
   a.expect_one_a_channel("dvariance", d_variance);
 
-  Gradients gradients(needs, out);
+  // x, gamma, beta, mean, variance
+  ArgumentGradients gradients(op, 5, needs, out);
   batch_norm::Backward p{};
   p.rows = a.rows;
   p.channels = a.channels;

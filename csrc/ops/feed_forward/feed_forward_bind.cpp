@@ -182,7 +182,7 @@ py::tuple backward(py::object dy_, py::tuple arrays, py::tuple saved, py::object
       if (dx.get() != nullptr) feed_forward::kernels().add(a.x.size, dx.get(), gradients.data(0));
     }
   }
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

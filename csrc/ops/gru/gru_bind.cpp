@@ -107,7 +107,7 @@ py::tuple gru_backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tupl
     gru::kernels().backward(sequence, a.cell, kept, before.data(), {d_outputs.data(), dh.data()},
                             wanted);
   });
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

@@ -125,7 +125,7 @@ py::tuple lstm_backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tup
     lstm::kernels().backward(sequence, a.cell, kept, cell_kept, {d_outputs.data(), dh.data()},
                              wanted, {dc.data(), gradients.data(5)});
   });
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

@@ -247,7 +247,7 @@ py::tuple backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tuple op
       }
     }
   }
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ py::tuple simple_rnn_backward(py::tuple dy, py::tuple arrays, py::tuple saved, p
     simple_rnn::kernels().backward(sequence, a.activation, kept, {d_outputs.data(), dh.data()},
                                    wanted);
   });
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

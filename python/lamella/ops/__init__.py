@@ -47,6 +47,7 @@ from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
 from lamella.ops.embedding import embedding
 from lamella.ops.feed_forward import feed_forward
 from lamella.ops.gru import gru
+from lamella.ops.layer_norm import layer_norm, rms_norm
 from lamella.ops.lstm import lstm
 from lamella.ops.lstm_cell import lstm_cell
 from lamella.ops.multi_head_attention import multi_head_attention
@@ -79,6 +80,7 @@ __all__ = [
     "global_avg_pool2d",
     "global_max_pool2d",
     "gru",
+    "layer_norm",
     "leaky_relu",
     "log_softmax",
     "lstm",
@@ -88,6 +90,7 @@ __all__ = [
     "multi_head_attention",
     "multiply",
     "relu",
+    "rms_norm",
     "rmsprop_",
     "rotary_embedding",
     "scale_",
