@@ -17,15 +17,26 @@ def as_tuple(y):
 
 
 def forward_and_backward(name, arrays, options, dy=None):
-    """The results and the gradients, in one list; `dy` is drawn where it is not given."""
+    """The results and the gradients, in one list.
+
+    `dy` is the gradient of the only result, or a tuple with one of each; drawn where it is not
+    given.
+    """
     y, pullback = getattr(ops, name).vjp(*arrays, **options)
-    if dy is None:
-        dy = gradient_like(as_tuple(y)[0])
-    return [*as_tuple(y), *pullback(dy)]
+    dys = gradients_like(y) if dy is None else as_tuple(dy)
+    return [*as_tuple(y), *pullback(*dys)]
 
 
 def gradient_like(y):
     return np.random.default_rng(y.size).standard_normal(y.shape).astype(np.float32)
+
+
+def gradients_like(results):
+    """One for each result, unequal."""
+    return tuple(
+        np.random.default_rng([y.size, i]).standard_normal(y.shape).astype(np.float32)
+        for i, y in enumerate(as_tuple(results))
+    )
 
 
 def assert_same_bits(results, expected):
@@ -67,13 +78,13 @@ def check_nothing_is_changed_or_shared(name, arrays, options):
 
 def check_layouts(name, arrays, options):
     """Arrays in odd layouts give what contiguous ones give, and so does an odd dy."""
-    y = as_tuple(getattr(ops, name)(*arrays, **options))[0]
-    dy = gradient_like(y)
-    expected = forward_and_backward(name, arrays, options, dy)
+    dys = gradients_like(getattr(ops, name)(*arrays, **options))
+    expected = forward_and_backward(name, arrays, options, dys)
     for layout in awkward_arrays.LAYOUTS.values():
         with np.errstate(invalid="ignore"):  # gaps are filled with NaN, between integers too
             odd = [None if a is None else layout(a) for a in arrays]
-        assert_same_bits(forward_and_backward(name, odd, options, layout(dy)), expected)
+        odd_dys = tuple(layout(dy) for dy in dys)
+        assert_same_bits(forward_and_backward(name, odd, options, odd_dys), expected)
 
 
 def check_thread_counts(name, arrays, options):
@@ -85,57 +96,56 @@ def check_thread_counts(name, arrays, options):
         assert_same_bits(results, expected)
 
 
-def check_pullback(name, arrays, options, results=1):
+def check_pullback(name, arrays, options):
     """Called again, from another thread, with `out`, with None, with too few `needs`."""
     count = len(arrays)
     y, pullback = getattr(ops, name).vjp(*arrays, **options)
-    y = as_tuple(y)[0]
-    dy = gradient_like(y)
-    expected = pullback(dy)
-    assert_same_bits(pullback(dy), expected)
+    dys = gradients_like(y)
+    expected = pullback(*dys)
+    assert_same_bits(pullback(*dys), expected)
 
     found = []
-    thread = threading.Thread(target=lambda: found.append(pullback(dy)))
+    thread = threading.Thread(target=lambda: found.append(pullback(*dys)))
     thread.start()
     thread.join()
     assert_same_bits(found[0], expected)
 
     out = [None if g is None else np.full_like(g, np.nan) for g in expected]
-    for gradient, place in zip(pullback(dy, out=out), out, strict=True):
+    for gradient, place in zip(pullback(*dys, out=out), out, strict=True):
         assert gradient is place
     assert_same_bits(out, expected)
-    assert_same_bits(pullback(dy, out=[None] * count), expected)
+    assert_same_bits(pullback(*dys, out=[None] * count), expected)
 
-    for gradient in pullback(*[None] * results):
+    for gradient in pullback(*[None] * len(dys)):
         assert gradient is None or not np.any(gradient)
     for wanted in range(count):
         needs = tuple(i == wanted for i in range(count))
         _, one = getattr(ops, name).vjp(*arrays, **options, needs=needs)
-        assert_same_gradients(name, one(dy), expected, needs)
+        assert_same_gradients(name, one(*dys), expected, needs)
 
 
-def check_pullback_refuses(name, arrays, options, results=1):
+def check_pullback_refuses(name, arrays, options):
     count = len(arrays)
     y, pullback = getattr(ops, name).vjp(*arrays, **options)
-    y = as_tuple(y)[0]
-    dy = gradient_like(y)
-    for wrong in ((), [dy] * (results + 1)):
+    dys = gradients_like(y)
+    dy, *others = dys
+    for wrong in ((), [dy] * (len(dys) + 1)):
         with pytest.raises(ValueError, match=f"{name}: the pullback takes"):
             pullback(*wrong)
     for wrong in (dy[None], dy[..., :-1], np.concatenate([dy, dy])):
         with pytest.raises(ValueError, match=f"{name}: dy must have shape"):
-            pullback(wrong)
+            pullback(wrong, *others)
     for wrong in awkward_arrays.NOT_FLOAT32_ARRAYS.values():
         if wrong is not None:
             with pytest.raises(TypeError, match=f"{name}: dy must be"):
-                pullback(wrong)
+                pullback(wrong, *others)
     with pytest.raises(ValueError, match=f"{name}: out must have {count} entries"):
-        pullback(dy, out=[None] * (count + 1))
+        pullback(*dys, out=[None] * (count + 1))
     with pytest.raises(ValueError, match=f"{name}: needs must have {count} entries"):
         getattr(ops, name).vjp(*arrays, **options, needs=[True] * (count + 1))
 
     def with_first(out):
-        return pullback(dy, out=[out, *[None] * (count - 1)])
+        return pullback(*dys, out=[out, *[None] * (count - 1)])
 
     x = arrays[0]
     with pytest.raises(ValueError, match=f"{name}: out must have shape"):
@@ -148,7 +158,7 @@ def check_pullback_refuses(name, arrays, options, results=1):
     memory = np.zeros(x.size + dy.size, np.float32)
     memory[: dy.size] = dy.ravel()
     with pytest.raises(ValueError, match=f"{name}: out is written and must not overlap dy"):
-        pullback(memory[: dy.size].reshape(dy.shape), out=[
+        pullback(memory[: dy.size].reshape(dy.shape), *others, out=[
             memory[dy.size - 1 : dy.size - 1 + x.size].reshape(x.shape), *[None] * (count - 1)
         ])  # fmt: skip
 

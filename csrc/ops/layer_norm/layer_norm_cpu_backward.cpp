@@ -126,9 +126,10 @@ LAMELLA_INLINE void put_gradients(const Backward& p, std::int64_t first, std::in
   });
 }
 
+// Not inlined: its callers share it.
 template <class Want, bool streams, int rows>
-LAMELLA_INLINE void backward_rows(const Backward& p, std::int64_t first, const float* gamma,
-                                  const ParameterSums& sums) {
+[[gnu::noinline]] void backward_rows(const Backward& p, std::int64_t first, const float* gamma,
+                                     const ParameterSums& sums) {
   const std::int64_t size = p.shape.size;
   GradientSums row_sums[rows];
   add_rows<Want, rows>(p, first, 0, size, gamma, sums, row_sums);
@@ -278,8 +279,10 @@ void backward_of(const Backward& p) {
     return out == nullptr || can_stream(out, shape.size);
   };
   const std::int64_t bytes = shape.rows * shape.size * static_cast<std::int64_t>(sizeof(float));
-  if (Want::input && outgrows_cache(bytes) && streamable(p.dx) && streamable(p.dresidual)) {
-    return backward_chunks<Want, true>(p, gamma.get());
+  if constexpr (Want::input) {
+    if (outgrows_cache(bytes) && streamable(p.dx) && streamable(p.dresidual)) {
+      return backward_chunks<Want, true>(p, gamma.get());
+    }
   }
   backward_chunks<Want, false>(p, gamma.get());
 }

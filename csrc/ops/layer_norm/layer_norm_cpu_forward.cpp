@@ -134,9 +134,10 @@ LAMELLA_INLINE Piece piece_of(const Forward& p, std::int64_t first, std::int64_t
   return {size, p.x + first, nullptr, nullptr, 0};
 }
 
+// Not inlined: its callers share it.
 template <bool centered, bool adds, bool streams, int rows>
-LAMELLA_INLINE void forward_block(const Forward& p, const Common& common, std::int64_t row,
-                                  float* buffer) {
+[[gnu::noinline]] void forward_block(const Forward& p, const Common& common, std::int64_t row,
+                                     float* buffer) {
   const std::int64_t size = p.shape.size;
   const auto piece = [&](int r) {
     Piece found = piece_of<adds>(p, (row + r) * size, size);
