@@ -56,8 +56,8 @@ class Backward {
         turned_keys_(p.op, plan_.slots * plan_.panel_keys * p.size),
         turned_values_(p.op, plan_.slots * plan_.panel_keys * p.value_size),
         keys_(p.op, plan_.slots * plan_.block_keys * plan_.size_floats),
-        dk_(p.op, plan_.slots * plan_.block_keys * plan_.size_floats),
-        dv_(p.op, plan_.slots * plan_.block_keys * plan_.value_floats),
+        dk_(p.op, plan_.slots * KeySums::floats(plan_.block_keys, p.size)),
+        dv_(p.op, plan_.slots * KeySums::floats(plan_.block_keys, p.value_size)),
         queries_(p.op, plan_.slots * plan_.block_rows * plan_.size_floats),
         dy_(p.op, plan_.slots * plan_.block_rows * plan_.value_floats),
         w_(p.op, plan_.slots * plan_.block_rows * plan_.row_floats),
@@ -99,7 +99,8 @@ class Backward {
   struct Place {
     float* turned_keys;
     float* turned_values;
-    Block keys, dk, dv;
+    Block keys;
+    KeySums dk, dv;
     Block queries;
     Block dy;
     Block w;   // scores, then weights
@@ -112,8 +113,10 @@ class Backward {
         : turned_keys(b.turned_keys_.get() + slot * b.plan_.panel_keys * b.p_.size),
           turned_values(b.turned_values_.get() + slot * b.plan_.panel_keys * b.p_.value_size),
           keys(part(b.keys_, slot, b.plan_.block_keys, b.plan_.size_floats)),
-          dk(part(b.dk_, slot, b.plan_.block_keys, b.plan_.size_floats)),
-          dv(part(b.dv_, slot, b.plan_.block_keys, b.plan_.value_floats)),
+          dk(b.dk_.get() + slot * KeySums::floats(b.plan_.block_keys, b.p_.size),
+             b.plan_.block_keys, b.p_.size),
+          dv(b.dv_.get() + slot * KeySums::floats(b.plan_.block_keys, b.p_.value_size),
+             b.plan_.block_keys, b.p_.value_size),
           queries(part(b.queries_, slot, b.plan_.block_rows, b.plan_.size_floats)),
           dy(part(b.dy_, slot, b.plan_.block_rows, b.plan_.value_floats)),
           w(part(b.w_, slot, b.plan_.block_rows, b.plan_.row_floats)),
@@ -177,8 +180,8 @@ class Backward {
     const std::int64_t key_at = (rows.n * p_.keys + key) * stride + rows.k * p_.size;
     const std::int64_t value_stride = p_.key_heads * p_.value_size;
     const std::int64_t value_at = (rows.n * p_.keys + key) * value_stride + rows.k * p_.value_size;
-    zero_rows(place.dk, count);
-    zero_rows(place.dv, count);
+    place.dk.clear();
+    place.dv.clear();
     bool taken = false;
     bool keys_finite = true;
     for (std::int64_t row = 0; row < rows.count(); row += plan_.block_rows) {
@@ -194,23 +197,10 @@ class Backward {
       block(rows, row, last, key, columns, keys_finite, chunk, place);
     }
     if (out_.key != nullptr) {
-      put_rows(place.dk, count, p_.size, p_.scale, out_.key + key_at, stride);
+      place.dk.put(count, p_.scale, out_.key + key_at, stride);
     }
     if (out_.value != nullptr) {
-      put_rows(place.dv, count, p_.value_size, 1.0f, out_.value + value_at, value_stride);
-    }
-  }
-
-  static void zero_rows(const Block& b, std::int64_t rows) {
-    for (std::int64_t i = 0; i < rows * b.stride; i += Float::width) store(b.data + i, zero());
-  }
-
-  static void put_rows(const Block& from, std::int64_t rows, std::int64_t size, float factor,
-                       float* to, std::int64_t stride) {
-    for (std::int64_t i = 0; i < rows; ++i, to += stride) {
-      for (std::int64_t e = 0; e < size; e += Float::width) {
-        store_n(to + e, load(from.row(i) + e) * set(factor), min_i(Float::width, size - e));
-      }
+      place.dv.put(count, 1.0f, out_.value + value_at, value_stride);
     }
   }
 
@@ -245,12 +235,10 @@ class Backward {
       }
     }
     if (out_.value != nullptr && saved_.dy != nullptr) {
-      const auto add = dy_finite ? add_transposed_product : add_nonzero_transposed_product;
-      add(place.w, count, columns, place.dy, plan_.value_floats, place.dv);
+      place.dv.add(place.w, count, columns, place.dy, dy_finite);
     }
     if (out_.key != nullptr) {
-      const auto add = queries_finite ? add_transposed_product : add_nonzero_transposed_product;
-      add(place.ds, count, columns, place.queries, plan_.size_floats, place.dk);
+      place.dk.add(place.ds, count, columns, place.queries, queries_finite);
     }
     if (out_.query == nullptr) return;
     float* const dq = plan_.chunks > 1 ? partial_dq_.get() + chunk * query_floats() : out_.query;

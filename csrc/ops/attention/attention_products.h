@@ -163,4 +163,64 @@ inline void add_nonzero_transposed_product(const Block& a, std::int64_t rows, co
   }
 }
 
+// For each key of a block the sum of a[r][key] b[r] over rows: the gradients of keys and values.
+// Where b's rows fill half a vector or less the sums lie turned, [element][key], so that vectors
+// are full.
+class KeySums {
+ public:
+  static std::int64_t floats(std::int64_t keys, std::int64_t size) {
+    return keys * whole_vectors(size);
+  }
+
+  KeySums(float* data, std::int64_t keys, std::int64_t size)
+      : size_(size),
+        keys_(keys),
+        turned_(2 * size <= Float::width),
+        sums_{data, turned_ ? keys : whole_vectors(size)} {}
+
+  void clear() const {
+    for (std::int64_t i = 0; i < floats(keys_, size_); i += Float::width) {
+      store(sums_.data + i, zero());
+    }
+  }
+
+  void add(const Block& a, std::int64_t rows, const Span& columns, const Block& b,
+           bool finite) const {
+    if (!turned_) {
+      const auto sum = finite ? add_transposed_product : add_nonzero_transposed_product;
+      return sum(a, rows, columns, b, whole_vectors(size_), sums_);
+    }
+    if (finite) {
+      return add_transposed_product(b, rows, {0, size_}, {a.data + columns.begin, a.stride},
+                                    columns.end - columns.begin,
+                                    {sums_.data + columns.begin, sums_.stride});
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t k = columns.begin; k < columns.end; ++k) {
+        const float weight = a.row(r)[k];
+        if (weight == 0.0f) continue;
+        for (std::int64_t e = 0; e < size_; ++e) sums_.row(e)[k] += weight * b.row(r)[e];
+      }
+    }
+  }
+
+  // to[key] = factor * sums, for `count` keys `stride` apart.
+  void put(std::int64_t count, float factor, float* to, std::int64_t stride) const {
+    for (std::int64_t key = 0; key < count; ++key, to += stride) {
+      if (turned_) {
+        for (std::int64_t e = 0; e < size_; ++e) to[e] = factor * sums_.row(e)[key];
+        continue;
+      }
+      for (std::int64_t e = 0; e < size_; e += Float::width) {
+        store_n(to + e, load(sums_.row(key) + e) * set(factor), min_i(Float::width, size_ - e));
+      }
+    }
+  }
+
+ private:
+  std::int64_t size_, keys_;
+  bool turned_;
+  Block sums_;
+};
+
 }  // namespace lamella::LAMELLA_ISA
