@@ -318,6 +318,7 @@ _OPS: dict[str, _Op] = {
         lambda case: 2 * _projection_flops(case) + 2.5 * _heads_flops(case),
         ("query", *_INTO_HEADS),
     ),
+    "rotary_embedding": _Op(_same("x"), saved=("cos", "sin")),
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
     "embedding": _Op(lambda case: (*case.shape("indices"), case.shape("table")[1])),

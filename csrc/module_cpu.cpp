@@ -13,6 +13,7 @@ namespace py = pybind11;
 
 namespace lamella {
 void bind_activation(py::module_& module);
+void bind_additive_attention(py::module_& module);
 void bind_attention(py::module_& module);
 void bind_batch_norm(py::module_& module);
 void bind_ceiling(py::module_& module);
@@ -101,6 +102,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   }
   bind_core(module);
   bind_activation(module);
+  bind_additive_attention(module);
   bind_attention(module);
   bind_batch_norm(module);
   bind_ceiling(module);

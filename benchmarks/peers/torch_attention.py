@@ -32,6 +32,20 @@ def _attention(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
 ATTENTION = Op(_attention, dict.fromkeys(("query", "key", "value"), _HEADS_FIRST), _HEADS_FIRST)
 
 
+def _rotary_embedding(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    """The formula as models write it: PyTorch has no operator for it."""
+    x, (cos, sin) = t["x"], (t[name].unsqueeze(-2) for name in ("cos", "sin"))
+    if options.get("interleaved"):
+        first, second = x[..., 0::2], x[..., 1::2]
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return turned.flatten(-2)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+ROTARY_EMBEDDING = Op(_rotary_embedding)
+
+
 def multi_head_attention(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
     """Self-attention with projections."""
     if not arrays["query"] is arrays["key"] is arrays["value"]:

@@ -31,6 +31,7 @@ from lamella.ops.activation import (
     softplus,
     tanh,
 )
+from lamella.ops.additive_attention import additive_attention
 from lamella.ops.attention import attention
 from lamella.ops.batch_norm import batch_norm
 from lamella.ops.conv1d import conv1d
@@ -61,6 +62,7 @@ __all__ = [
     "accumulate_",
     "adam_",
     "add",
+    "additive_attention",
     "attention",
     "avg_pool2d",
     "batch_norm",
