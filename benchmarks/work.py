@@ -244,9 +244,13 @@ def _attention_flops(case: Case) -> float:
     count, queries, heads, size = case.shape("query")
     keys, features = case.shape("key")[1], case.shape("value")[3]
     share = 0.5 if case.options.get("causal") else 1.0
-    if "mask" in case.arguments and case.arguments["mask"].mask == "prefix":
-        share *= float(case.array("mask").mean())
+    share *= _share_before_the_end(case)
     return 2.0 * count * heads * queries * keys * (size + features) * share
+
+
+def _share_before_the_end(case: Case) -> float:
+    is_padding = "mask" in case.arguments and case.arguments["mask"].mask == "prefix"
+    return float(case.array("mask").mean()) if is_padding else 1.0
 
 
 def _attention_terms(case: Case) -> tuple[int, int]:
@@ -270,6 +274,20 @@ def _heads_flops(case: Case) -> float:
 def _multi_head_terms(case: Case) -> tuple[int, int]:
     count, steps, width = case.shape("query")
     return 2 * width + steps, 4 * width + 2 * steps + count * steps
+
+
+def _additive_flops(case: Case, score_products: int, value_products: int) -> float:
+    """So many products with each hidden unit, and with each value; their tanh counts nothing."""
+    count, queries, units = case.shape("query")
+    _, keys, features = case.shape("value")
+    products = score_products * units + value_products * features
+    return 2.0 * count * queries * keys * products * _share_before_the_end(case)
+
+
+def _additive_terms(case: Case) -> tuple[int, int]:
+    count, queries, units = case.shape("query")
+    _, keys, features = case.shape("value")
+    return units + keys, units + 2 * keys + features + count * queries * keys
 
 
 _PRODUCT = ("x", "kernel")
@@ -310,6 +328,14 @@ _OPS: dict[str, _Op] = {
         # The scores are computed again.
         lambda case: 2.5 * _attention_flops(case),
         ("query", "key", "value", "mask", "y"),
+    ),
+    "additive_attention": _Op(
+        lambda case: (*case.shape("query")[:2], case.shape("value")[2]),
+        lambda case: _additive_flops(case, 1, 1),
+        _additive_terms,
+        # The scores again, and gradients of query, key and scale; of weights and values.
+        lambda case: _additive_flops(case, 4, 2),
+        ("query", "value", "key", "scale", "mask"),
     ),
     "multi_head_attention": _Op(
         lambda case: (*case.shape("query")[:2], case.shape("output_kernel")[2]),

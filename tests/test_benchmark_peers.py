@@ -211,6 +211,39 @@ def test_multi_head_attention_agrees(tmp_path, direction):
     assert len(run_once(checked.sides[0])) == results[direction]
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
+@pytest.mark.parametrize("padding", [False, True])
+def test_additive_attention_agrees(tmp_path, padding, direction):
+    arrays = {"query": [2, 5, 4], "value": [2, 7, 3], "key": [2, 7, 4], "scale": [4]}
+    if padding:
+        arrays["mask"] = {"shape": [2, 1, 7], "true": "prefix"}
+    case = read_case(tmp_path, "additive_attention", arrays=arrays, directions=[direction])
+    checked = runner.check_case(case, load_peer("torch"))
+    assert checked.error <= checked.tolerance < 1e-5
+    flops = {"forward": 1 * 4 + 1 * 3, "backward": 4 * 4 + 2 * 3, "forward+backward": 29}
+    share = case.array("mask").mean() if padding else 1
+    assert work.work(case).flops == pytest.approx(2 * 2 * 5 * 7 * flops[direction] * share)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_embedding_agrees(tmp_path, interleaved, direction):
+    arrays = {"x": [2, 5, 3, 6], "cos": [5, 3], "sin": [5, 3]}
+    case = read_case(
+        tmp_path,
+        "rotary_embedding",
+        arrays=arrays,
+        needs=[True, False, False],
+        options={"interleaved": interleaved},
+        directions=[direction],
+    )
+    checked = runner.check_case(case, load_peer("torch"))
+    assert checked.error <= checked.tolerance < 1e-5
+    assert case.wanted == ("x",)
+    read = 2 * 5 * 3 * 6 + 2 * 5 * 3
+    assert work.work(case).bytes_read == 4 * read and work.work(case).flops == 0
+
+
 def test_attention_counts_the_pairs_that_count(tmp_path):
     def flops(kind, direction):
         return work.work(attention_case(tmp_path, kind, direction)).flops

@@ -1,4 +1,7 @@
-"""Attention in PyTorch: scaled_dot_product_attention on (N, A, S, E), and nn.MultiheadAttention."""
+"""Attention in PyTorch: scaled_dot_product_attention on (N, A, S, E), and nn.MultiheadAttention.
+
+Additive attention and rotary embeddings are made of PyTorch's elementwise operators.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,18 @@ def _attention(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
 
 
 ATTENTION = Op(_attention, dict.fromkeys(("query", "key", "value"), _HEADS_FIRST), _HEADS_FIRST)
+
+
+def _additive_attention(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    """The formula as models write it: PyTorch has no operator for it."""
+    hidden = torch.tanh(t["query"].unsqueeze(2) + t["key"].unsqueeze(1))
+    scores = hidden @ t["scale"]
+    if "mask" in t:
+        scores = scores.masked_fill(~t["mask"], -torch.inf)
+    return torch.softmax(scores, dim=-1) @ t["value"]
+
+
+ADDITIVE_ATTENTION = Op(_additive_attention)
 
 
 def _rotary_embedding(t: Tensors, options: dict[str, Any]) -> torch.Tensor:

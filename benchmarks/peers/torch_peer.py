@@ -186,6 +186,7 @@ _OPS = {
     "global_avg_pool2d": Op(lambda t, options: t["x"].mean(dim=(2, 3)), _IMAGES),
     **torch_recurrent.OPS,
     "attention": torch_attention.ATTENTION,
+    "additive_attention": torch_attention.ADDITIVE_ATTENTION,
     "rotary_embedding": torch_attention.ROTARY_EMBEDDING,
     "softmax": Op(lambda t, options: torch.softmax(t["x"], options.get("axis", -1))),
     "batch_norm": Op(_batch_norm, _IMAGES, IMAGE),

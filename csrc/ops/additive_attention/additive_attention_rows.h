@@ -15,15 +15,34 @@ struct QueryRows {
   Span columns;  // keys that one of them sees, from the begin of a panel
 
   QueryRows(const attention::Problem& p, std::int64_t n, std::int64_t first, std::int64_t last)
-      : all(p, n, 0),
-        begin(first),
-        end(min_i(last, p.queries)),
-        columns(columns_of(all.visible(begin, end), 0, p.keys, score_panel)) {}
+      : all(p, n, 0), begin(first), end(min_i(last, p.queries)) {
+    columns = columns_of(seen_of(all.visible(begin, end)), 0, p.keys, score_panel);
+  }
 
   std::int64_t count() const { return end - begin; }
   Span whole_columns() const { return {columns.begin, whole_vectors(columns.end)}; }
   // Of the i-th row, in (N,S).
   std::int64_t at(std::int64_t i) const { return all.query_row(begin + i); }
+
+ private:
+  // From the first to the last key that the mask lets one of the rows see: the end of a sequence
+  // that is shorter than others costs nothing.
+  Span seen_of(const Span& keys) const {
+    const attention::Problem& p = all.p;
+    if (p.mask == nullptr || keys.empty()) return keys;
+    const attention::Strides& s = p.mask_strides;
+    Span seen = {min_i(keys.end, p.keys), keys.begin};
+    for (std::int64_t row = begin; row < (s.i == 0 ? begin + 1 : end); ++row) {
+      const std::uint8_t* const mask = p.mask + s.at(all.n, 0, row);
+      std::int64_t first = keys.begin;
+      while (first < seen.begin && mask[first * s.j] == 0) ++first;
+      seen.begin = first;
+      std::int64_t last = min_i(keys.end, p.keys);
+      while (last > seen.end && mask[(last - 1) * s.j] == 0) --last;
+      seen.end = max_i(seen.end, last);
+    }
+    return seen;
+  }
 };
 
 class AdditiveRows {
