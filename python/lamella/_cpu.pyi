@@ -37,13 +37,20 @@ def add_backward(
     out: Sequence[Array | None],
 ) -> Gradients: ...
 def add_forward(a: Array, b: Array) -> Array: ...
+def additive_attention_backward(
+    dy: tuple[Array | None, ...],
+    arrays: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    out: tuple[Array | None, ...],
+) -> Gradients: ...
+def additive_attention_forward(
+    arrays: tuple[Array | None, ...], options: tuple[Any, ...], return_weights: bool
+) -> tuple[Array, Array | None]: ...
 def attention_backward(
     dy: tuple[Array | None, ...],
     arrays: tuple[Array | None, ...],
     saved: tuple[Array | None, ...],
-def additive_attention_backward(
-    dy: tuple[Array | None, ...],
-    arrays: tuple[Array | None, ...],
     options: tuple[Any, ...],
     needs: tuple[bool, ...],
     out: tuple[Array | None, ...],
@@ -54,9 +61,6 @@ def attention_forward(
     return_lse: bool,
     return_weights: bool,
 ) -> tuple[Array, Array | None, Array | None, tuple[Array | None, ...]]: ...
-def additive_attention_forward(
-    arrays: tuple[Array | None, ...], options: tuple[Any, ...], return_weights: bool
-) -> tuple[Array, Array | None]: ...
 def avg_pool2d_backward(
     dy: Array,
     x_shape: Sequence[int],
