@@ -37,6 +37,11 @@ class Case(NamedTuple):
     def is_merging(self) -> bool:
         return self.name in {"Add", "Multiply", "Average", "Concatenate"}
 
+    @property
+    def is_attention(self) -> bool:
+        """Called on one tensor, which Keras' are not: tests/test_attention_layers_keras.py."""
+        return self.name.endswith("Attention")
+
 
 IMAGE = ((5, 6, 4),)
 STEPS = ((7, 3),)
@@ -127,6 +132,20 @@ CASES = [
     Case("Dropout", {"rate": 0.4, "seed": 3}, ((3, 4),), (3, 4)),
     Case("Dropout", {"rate": 0.4, "noise_shape": (None, 1, 4)}, ((3, 4),), (3, 4)),
     Case("SpatialDropout2D", {"rate": 0.4}, ((2, 3, 4),), (2, 3, 4)),
+    Case("Attention", {}, STEPS, (7, 3)),
+    Case("MultiHeadAttention", {"num_heads": 3}, STEPS, (7, 3)),
+    Case(
+        "MultiHeadAttention",
+        {"num_heads": 2, "key_dim": 3, "value_dim": 5, "output_shape": 4, "sliding_window": 2},
+        STEPS,
+        (7, 4),
+    ),
+    Case(
+        "GroupedQueryAttention",
+        {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2, "use_bias": False},
+        STEPS,
+        (7, 3),
+    ),
 ]
 IDS = [f"{index}-{case.name}" for index, case in enumerate(CASES)]
 

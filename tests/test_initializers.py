@@ -81,6 +81,7 @@ def test_orthogonal(shape):
 
 def test_constants():
     np.testing.assert_array_equal(initializers.Zeros()((2, 3)), np.zeros((2, 3)))
+    assert initializers.Ones()(()).shape == ()
     np.testing.assert_array_equal(initializers.Ones()((0, 3)), np.ones((0, 3)))
     np.testing.assert_array_equal(initializers.Constant(0.25)((2,)), [0.25, 0.25])
     np.testing.assert_array_equal(initializers.Identity(3.0)((2, 3)), 3 * np.eye(2, 3))

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "core/argument_gradients.h"
 #include "core/philox.h"
@@ -188,16 +187,12 @@ py::tuple backward(py::tuple dy, py::tuple arrays, py::tuple options, py::tuple 
   {
     const ReleaseGil released;
     if (p.batch * p.queries * p.keys == 0) {
-      for (std::size_t i = 0; i < gradients.count(); ++i) {
-        if (gradients.data(i) == nullptr) continue;
-        std::memset(gradients.data(i), 0,
-                    static_cast<std::size_t>(gradients.size(i)) * sizeof(float));
-      }
+      gradients.clear();
     } else {
       additive_attention::kernels().backward(a.problem, given, wanted);
     }
   }
-  return gradients.arrays();
+  return gradients.result();
 }
 
 }  // namespace

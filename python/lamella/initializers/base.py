@@ -39,7 +39,7 @@ class Initializer:
         name = type(self).__name__
         arguments.float32(name, dtype)
         values = self._values(_check_shape(shape, name))
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return np.asarray(values, dtype=np.float32, order="C")
 
     def _values(self, shape: tuple[int, ...]) -> np.ndarray:
         raise NotImplementedError(f"{type(self).__name__} must override __call__(shape, dtype)")

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from lamella.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
+from lamella.layers.attention import Attention
 from lamella.layers.base import Layer
 from lamella.layers.convolutional import Conv1D, Conv2D, DepthwiseConv2D
 from lamella.layers.core import Dense
@@ -17,6 +18,7 @@ from lamella.layers.embedding import Embedding
 from lamella.layers.graph import Input, InputLayer
 from lamella.layers.masking import Masking
 from lamella.layers.merging import Add, Average, Concatenate, Multiply
+from lamella.layers.multi_head_attention import GroupedQueryAttention, MultiHeadAttention
 from lamella.layers.normalization import BatchNormalization
 from lamella.layers.pooling import (
     AveragePooling1D,
@@ -52,6 +54,7 @@ GlobalAvgPool1D = GlobalAveragePooling1D
 GlobalAvgPool2D = GlobalAveragePooling2D
 GlobalMaxPool1D = GlobalMaxPooling1D
 GlobalMaxPool2D = GlobalMaxPooling2D
+GroupQueryAttention = GroupedQueryAttention
 MaxPool1D = MaxPooling1D
 MaxPool2D = MaxPooling2D
 SeparableConvolution2D = SeparableConv2D
@@ -63,6 +66,7 @@ __all__ = [
     "RNN",
     "Activation",
     "Add",
+    "Attention",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -91,6 +95,8 @@ __all__ = [
     "GlobalMaxPool2D",
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
+    "GroupQueryAttention",
+    "GroupedQueryAttention",
     "Input",
     "InputLayer",
     "LSTMCell",
@@ -101,6 +107,7 @@ __all__ = [
     "MaxPool2D",
     "MaxPooling1D",
     "MaxPooling2D",
+    "MultiHeadAttention",
     "Multiply",
     "Permute",
     "ReLU",
