@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import attention_stand_in
 import numpy as np
 import pytest
 from benchmark_cases import load_peer, read_case, run_once
 
 from benchmarks import models, ragged, runner, verification, work
-from lamella import ops
 
 # -- ragged sequences -------------------------------------------------------------------------
 
@@ -180,14 +178,6 @@ ATTENTION = {
 }
 
 
-@pytest.fixture
-def _attention_ops(monkeypatch):
-    """lamella's ops, or a stand-in for those it does not have."""
-    for op in (attention_stand_in.attention, attention_stand_in.multi_head_attention):
-        if not hasattr(ops, op.__name__):
-            monkeypatch.setattr(ops, op.__name__, op, raising=False)
-
-
 def attention_case(tmp_path, kind, direction):
     query, key, mask, options = ATTENTION[kind]
     arrays = {"query": query, "key": key, "value": key}
@@ -196,7 +186,6 @@ def attention_case(tmp_path, kind, direction):
     return read_case(tmp_path, "attention", arrays=arrays, options=options, directions=[direction])
 
 
-@pytest.mark.usefixtures("_attention_ops")
 @pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_attention_agrees(tmp_path, kind, direction):
@@ -205,7 +194,6 @@ def test_attention_agrees(tmp_path, kind, direction):
     assert checked.error <= checked.tolerance < (0.1 if kind == "dropout" else 1e-5)
 
 
-@pytest.mark.usefixtures("_attention_ops")
 @pytest.mark.parametrize("direction", ["forward", "backward", "forward+backward"])
 def test_multi_head_attention_agrees(tmp_path, direction):
     """One array as query, key and value has one gradient."""

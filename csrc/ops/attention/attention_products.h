@@ -196,10 +196,15 @@ class KeySums {
                                     {sums_.data + columns.begin, sums_.stride});
     }
     for (std::int64_t r = 0; r < rows; ++r) {
-      for (std::int64_t k = columns.begin; k < columns.end; ++k) {
-        const float weight = a.row(r)[k];
-        if (weight == 0.0f) continue;
-        for (std::int64_t e = 0; e < size_; ++e) sums_.row(e)[k] += weight * b.row(r)[e];
+      for (std::int64_t k = columns.begin; k < columns.end; k += Float::width) {
+        const std::int64_t n = min_i(Float::width, columns.end - k);
+        const Float weight = load_n(a.row(r) + k, n);
+        for (std::int64_t e = 0; e < size_; ++e) {
+          float* const to = sums_.row(e) + k;
+          const Float before = load_n(to, n);
+          const Float after = fma(weight, set(b.row(r)[e]), before);
+          store_n(to, select(equal(weight, zero()), before, after), n);
+        }
       }
     }
   }
