@@ -3,6 +3,7 @@
 // values, while the block lies in L2 and the scores of some rows in L1.
 #include "ops/attention/attention_decode.h"
 #include "ops/attention/attention_products.h"
+#include "ops/attention/attention_small_heads.h"
 
 namespace lamella::LAMELLA_ISA {
 namespace {
@@ -302,6 +303,7 @@ class Forward {
 void attention_forward(const Problem& p, const Results& out) {
   if (p.batch * p.queries == 0) return;
   if (out.weights == nullptr && Decode::suits(p)) return Decode(p, out).run();
+  if (SmallHeads::suits(p, out)) return SmallHeads(p, out).run();
   Forward(p, out).run();
 }
 

@@ -86,6 +86,8 @@ class Scores {
     hide({keys.begin - first, keys.end - first}, whole, x);
   }
 
+  // Whether scores are the products times a positive factor, until something is hidden.
+  bool plain() const { return plain_; }
   // Positive.
   float rest() const { return plain_ ? factor_ : 1.0f; }
   // Whether all rows see all keys: no weight is 0 but by underflow.
