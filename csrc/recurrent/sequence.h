@@ -1,6 +1,6 @@
-// What the recurrent ops have in common: a state h (N,U) that goes from step to step through a
-// product with the recurrent kernel, beside a product of x with the kernel. Plain data, for the
-// sources of every instruction set.
+// What the recurrent ops have in common: a state h (N,P) that goes from step to step through a
+// product with the recurrent kernel, beside a product of x with the kernel. P is U, save in an LSTM
+// with a projection. Plain data, for the sources of every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,25 @@ struct Sequence {
   const Steps* steps;
   std::int64_t inputs;            // D
   std::int64_t units;             // U
+  std::int64_t state_size;        // P
   const float* x;                 // (N,T,D)
   const float* kernel;            // (D, gates * U)
-  const float* recurrent_kernel;  // (U, gates * U)
+  const float* recurrent_kernel;  // (P, gates * U)
   // These may be null.
   const float* bias;            // (gates * U), of the product of x
   const float* recurrent_bias;  // likewise of h, where the cell keeps the two products apart
-  const float* h0;              // (N,U)
-  const float* x_scale;         // (N,D), h_scale (N,U): factors on the way into the products
+  const float* h0;              // (N,P)
+  const float* x_scale;         // (N,D), h_scale (N,P): factors on the way into the products
   const float* h_scale;
 };
 
 // gates and states are null where nothing is kept for a backward pass. They have packed rows
 // (core/steps.h) of padded units (recurrent/gate_panels.h).
 struct Results {
-  float* outputs;  // (N,T,U)
-  float* h;        // (N,U)
+  float* outputs;  // (N,T,P)
+  float* h;        // (N,P)
   float* gates;    // (rows, gates, U') as the cell leaves them
-  float* states;   // (rows, U'): h as it entered the product
+  float* states;   // (rows, P'): h as it entered the product
   float* second;   // (rows, U'): what entered the second product of a cell that has one
 };
 

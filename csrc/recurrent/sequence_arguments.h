@@ -11,13 +11,15 @@
 namespace lamella {
 
 struct SequenceArguments {
-  FloatInput x, kernel, recurrent_kernel, bias, h0, x_scale, h_scale;
+  FloatInput x, kernel, recurrent_kernel, bias, h0, x_scale, h_scale, projection_kernel;
   std::int64_t batch, time, inputs, units;
+  std::int64_t state_size;  // features of h: P with a projection_kernel (U, P), else U
 
   // Units as the kernels hold them, in blocks of 16 (recurrent/gate_panels.h).
   std::int64_t padded() const { return (units + 15) / 16 * 16; }
-  Shape state_shape() const { return {batch, units}; }
-  Shape output_shape() const { return {batch, time, units}; }
+  std::int64_t padded_state() const { return (state_size + 15) / 16 * 16; }
+  Shape state_shape() const { return {batch, state_size}; }
+  Shape output_shape() const { return {batch, time, state_size}; }
 };
 
 // An optional array (N, width).
@@ -28,48 +30,70 @@ inline FloatInput optional_rows(const char* op, const char* name, py::handle obj
   return rows;
 }
 
+// units and state_size, and that recurrent_kernel (P, gates * U) fits them.
+inline void check_units(const char* op, std::int64_t gates, SequenceArguments& a) {
+  const std::string columns = gates == 1 ? "U" : std::to_string(gates) + "U";
+  const std::string axes = (a.projection_kernel ? "(P, " : "(U, ") + columns + ")";
+  expect_ndim(op, "recurrent_kernel", a.recurrent_kernel, 2, axes.c_str());
+  const FloatInput& of_units = a.projection_kernel ? a.projection_kernel : a.recurrent_kernel;
+  if (a.projection_kernel) {
+    expect_ndim(op, "projection_kernel", a.projection_kernel, 2, "(U, P)");
+    if (a.projection_kernel.shape[1] == 0) {
+      throw ValueError(message(op, ": projection_kernel must have at least one column, got ",
+                               a.projection_kernel.shape_text()));
+    }
+  }
+  a.units = of_units.shape[0];
+  if (a.units == 0) {
+    throw ValueError(message(op, ": ", a.projection_kernel ? "projection" : "recurrent",
+                             "_kernel must have at least one unit, got ", of_units.shape_text()));
+  }
+  a.state_size = a.projection_kernel ? a.projection_kernel.shape[1] : a.units;
+  const std::string why = a.projection_kernel
+                              ? "P rows and " + columns + " columns for projection_kernel (U, P)"
+                              : columns + " columns for U rows";
+  expect_shape(op, "recurrent_kernel", a.recurrent_kernel,
+               {a.state_size, checked_multiply(op, "the gates", gates, a.units)}, why.c_str());
+}
+
 // bias_rows: 1 for a bias of (gates * units), 2 for one of (2, gates * units).
 inline SequenceArguments sequence_arguments(const char* op, std::int64_t gates,
                                             std::int64_t bias_rows, py::handle x, py::handle kernel,
                                             py::handle recurrent_kernel, py::handle bias,
-                                            py::handle h0, py::handle x_scale, py::handle h_scale) {
+                                            py::handle h0, py::handle x_scale, py::handle h_scale,
+                                            py::handle projection_kernel = py::none()) {
   SequenceArguments a;
   a.x = float_input(op, "x", x);
   a.kernel = float_input(op, "kernel", kernel);
   a.recurrent_kernel = float_input(op, "recurrent_kernel", recurrent_kernel);
   a.bias = optional_float_input(op, "bias", bias);
+  a.projection_kernel = optional_float_input(op, "projection_kernel", projection_kernel);
   expect_ndim(op, "x", a.x, 3, "(N, T, D)");
-  const std::string columns = gates == 1 ? "U" : std::to_string(gates) + "U";
-  expect_ndim(op, "kernel", a.kernel, 2, ("(D, " + columns + ")").c_str());
-  expect_ndim(op, "recurrent_kernel", a.recurrent_kernel, 2, ("(U, " + columns + ")").c_str());
+  const std::string columns = gates == 1 ? "(D, U)" : "(D, " + std::to_string(gates) + "U)";
+  expect_ndim(op, "kernel", a.kernel, 2, columns.c_str());
   a.batch = a.x.shape[0];
   a.time = a.x.shape[1];
   a.inputs = a.x.shape[2];
-  a.units = a.recurrent_kernel.shape[0];
   if (a.time == 0 || a.inputs == 0) {
     throw ValueError(
         message(op, ": x must have at least one step and one feature, got ", a.x.shape_text()));
   }
-  if (a.units == 0) {
-    throw ValueError(message(op, ": recurrent_kernel must have at least one unit, got ",
-                             a.recurrent_kernel.shape_text()));
-  }
-  const std::int64_t width = checked_multiply(op, "the gates", gates, a.units);
-  expect_shape(op, "recurrent_kernel", a.recurrent_kernel, {a.units, width},
-               (columns + " columns for U rows").c_str());
+  check_units(op, gates, a);
+  const std::int64_t width = gates * a.units;
   expect_shape(op, "kernel", a.kernel, {a.inputs, width},
                "D rows for x (N, T, D), as many columns as recurrent_kernel");
   if (a.bias) {
     const Shape shape = bias_rows == 1 ? Shape{width} : Shape{bias_rows, width};
     expect_shape(op, "bias", a.bias, shape, "one value a column of the kernels");
   }
-  a.h0 = optional_rows(op, "h0", h0, a.batch, a.units, "one row a sequence");
+  a.h0 = optional_rows(op, "h0", h0, a.batch, a.state_size, "one row a sequence");
   a.x_scale = optional_rows(op, "x_scale", x_scale, a.batch, a.inputs, "one row a sequence");
-  a.h_scale = optional_rows(op, "h_scale", h_scale, a.batch, a.units, "one row a sequence");
+  a.h_scale = optional_rows(op, "h_scale", h_scale, a.batch, a.state_size, "one row a sequence");
   // Rounding up to whole blocks of units at most doubles a width of 16 or more.
   checked_product(op, "the gates", {a.batch + 1, a.time + 1, 2 * gates, a.units + 16});
   checked_product(op, "the inputs", {a.batch + 1, a.time + 1, a.inputs + 64});
-  checked_product(op, "the kernels", {2 * gates, a.units + 16, a.inputs + a.units + 64});
+  checked_product(op, "the states", {a.batch + 1, a.time + 1, a.state_size + 16});
+  checked_product(op, "the kernels", {2 * gates, a.units + 64, a.inputs + a.state_size + 64});
   return a;
 }
 
@@ -136,6 +160,7 @@ inline recurrent::Sequence read_sequence(const char* op, const SequenceArguments
           &steps,
           a.inputs,
           a.units,
+          a.state_size,
           a.x.data(),
           a.kernel.data(),
           a.recurrent_kernel.data(),

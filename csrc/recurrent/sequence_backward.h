@@ -12,7 +12,8 @@
 #pragma once
 
 #include "gemm/bias_gradient.h"
-#include "recurrent/sequence_forward.h"
+#include "recurrent/sequence_inputs.h"
+#include "recurrent/state_gradients.h"
 #include "recurrent/weight_gradient.h"
 
 namespace lamella::LAMELLA_ISA {
@@ -26,35 +27,24 @@ class SequenceBackward {
       : q_(q),
         s_(*q.steps),
         saved_(saved),
-        dy_(dy),
         out_(out),
         cell_(cell),
         layout_{q.units, Cell::gates},
         padded_(layout_.padded()),
         plan_(plan_team(s_, layout_, q.inputs + q.units)),
-        // A single sequence lies as it is read, unless it is read backwards.
-        packs_x_(out.kernel != nullptr && !(s_.all() && s_.batch() == 1 && q.x_scale == nullptr &&
-                                            (s_.time() == 1 || s_.time_of(0, 0) == 0))),
         recurrent_(q.op, unit_panels(q.units) * unit_panel * layout_.row_floats()),
-        kernel_(q.op,
-                out.x != nullptr ? unit_panels(q.inputs) * unit_panel * layout_.row_floats() : 0),
         dz_(q.op, s_.packed_rows() * layout_.row_floats()),
         dq_(q.op, Cell::separate ? s_.packed_rows() * layout_.row_floats() : 0),
-        d_packed_(q.op, dy.outputs != nullptr && !s_.all() ? s_.packed_rows() * q.units : 0),
-        dh_(q.op, s_.batch() * padded_),
-        kept_(q.op, cell.keeps_state() ? s_.batch() * padded_ : 0),
+        states_(q, dy, out.h0, cell.keeps_state()),
+        inputs_(q, layout_, out.x, out.kernel != nullptr),
         d_second_(q.op, cell.phases() > 1 ? s_.batch() * padded_ : 0),
-        x_packed_(q.op, packs_x_ ? s_.packed_rows() * q.inputs : 0),
-        most_rows_(max_i(piece_rows, s_.batch())),
+        most_rows_(max_i(InputGradients::piece_rows, s_.batch())),
         segments_(q.op, 2 * layout_.blocks()),
         reads_(q.op, plan_.members * most_rows_),
         writes_(q.op, plan_.members * most_rows_) {}
 
   void run() {
-    if (out_.h0 != nullptr) zero_fill(out_.h0, s_.batch() * q_.units);
-    if (dy_.outputs != nullptr && !s_.all()) {
-      gather_output_gradients(s_, q_.units, dy_.outputs, d_packed_.get(), out_.h0);
-    }
+    states_.gather();
     for (int phase = 0; phase < cell_.phases(); ++phase) {
       const Part which = cell_.phase_gates(phase);
       for (std::int64_t block = 0; block < layout_.blocks(); ++block) {
@@ -90,10 +80,10 @@ class SequenceBackward {
   }
   // The gradient that goes from h after the step to h before it without passing a product.
   LAMELLA_INLINE Float kept(const CellPlace& at, std::int64_t u) const {
-    return load(kept_.get() + at.row * padded_ + u);
+    return states_.kept(at, u);
   }
   LAMELLA_INLINE void put_kept(const CellPlace& at, std::int64_t u, Float d) const {
-    store(kept_.get() + at.row * padded_ + u, d);
+    states_.put_kept(at, u, d);
   }
   // The gradient of what entered the second product.
   LAMELLA_INLINE Float d_second(const CellPlace& at, std::int64_t u) const {
@@ -105,9 +95,6 @@ class SequenceBackward {
   }
 
  private:
-  // Rows of dx at a time.
-  static constexpr std::int64_t piece_rows = 96;
-
   struct Member {
     TeamShare share;
     const float** a;
@@ -126,10 +113,7 @@ class SequenceBackward {
     const Part panels = part_of(unit_panels(q_.units), member, team.size());
     pack_unit_panels(layout_, q_.recurrent_kernel, q_.units, panels.begin, panels.end,
                      recurrent_.get());
-    if (out_.x != nullptr) {
-      const Part more = part_of(unit_panels(q_.inputs), member, team.size());
-      pack_unit_panels(layout_, q_.kernel, q_.inputs, more.begin, more.end, kernel_.get());
-    }
+    inputs_.pack(member, team.size());
     const Part rows = part_of(s_.batch(), member, team.size());
     for (std::int64_t row = rows.begin; row < rows.end; ++row) begin(row);
     team.barrier();
@@ -142,24 +126,23 @@ class SequenceBackward {
         if (phase > 0) {
           multiply_back(j, phase, d_second_.get(), m);
         } else if (j > 0 || out_.h0 != nullptr) {
-          multiply_back(j, phase, dh_.get(), m);
+          multiply_back(j, phase, states_.products(), m);
         }
       }
     }
     team.barrier();
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) end(row);
-    inputs(part_of(s_.packed_rows(), member, team.size()), m);
+    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+      states_.end(row);
+      cell_.end_back(*this, row, s_.sequence(row));
+    }
+    inputs_.run(part_of(s_.packed_rows(), member, team.size()), dz_.get(), m.a, m.c);
   }
 
   void begin(std::int64_t row) const {
-    const std::int64_t n = s_.sequence(row);
-    // The products write U of its columns.
-    zero_fill(dh_.get() + row * padded_, padded_);
+    states_.begin(row);
     if (d_second_.get() != nullptr) zero_fill(d_second_.get() + row * padded_, padded_);
-    if (out_.x != nullptr && !s_.all()) {
-      zero_fill(out_.x + n * s_.time() * q_.inputs, s_.time() * q_.inputs);
-    }
-    cell_.begin_back(*this, row, n);
+    inputs_.begin(row);
+    cell_.begin_back(*this, row, s_.sequence(row));
   }
 
   void step(std::int64_t j, int phase, const Member& m) const {
@@ -171,7 +154,7 @@ class SequenceBackward {
         if (rows > 1) prefetch_next_block(at);
         for (std::int64_t w = 0; w < unit_block; w += Float::width) {
           const std::int64_t u = block * unit_block + w;
-          cell_.point_back(*this, phase, at, w, receives ? state_gradient(at, u) : zero());
+          cell_.point_back(*this, phase, at, w, receives ? states_.after(at, u) : zero());
         }
       }
     }
@@ -179,36 +162,11 @@ class SequenceBackward {
 
   // Rows of dy lie T * U floats apart: the hardware does not see the next one coming.
   LAMELLA_INLINE void prefetch_next_block(const CellPlace& at) const {
-    const float* const d_output = output_gradient(at);
+    const float* const d_output = states_.of_output(at);
     const std::int64_t u = (at.block + 1) * unit_block;
     if (d_output != nullptr) __builtin_prefetch(d_output + u);
     const float* const gate = saved_.gates + gate_at(at, 0, 0) + layout_.block_floats();
     for (std::int64_t i = 0; i < layout_.block_floats(); i += 16) __builtin_prefetch(gate + i);
-  }
-
-  const float* output_gradient(const CellPlace& at) const {
-    if (dy_.outputs == nullptr) return nullptr;
-    if (!s_.all()) return d_packed_.get() + at.packed * q_.units;
-    return dy_.outputs + (at.row * s_.time() + at.j) * q_.units;
-  }
-
-  // Of h after the step.
-  LAMELLA_INLINE Float state_gradient(const CellPlace& at, std::int64_t u) const {
-    const float* const d_output = output_gradient(at);
-    Float dh = d_output == nullptr ? zero() : load_n(d_output + u, count(u));
-    if (at.last) {
-      if (dy_.h != nullptr) dh = dh + load_n(dy_.h + at.n * q_.units + u, count(u));
-      return dh;
-    }
-    return dh + gradient_before(at.row, at.n, u);
-  }
-
-  // Of h before the step that was last gone back through.
-  LAMELLA_INLINE Float gradient_before(std::int64_t row, std::int64_t n, std::int64_t u) const {
-    Float dh = load(dh_.get() + row * padded_ + u);
-    if (q_.h_scale != nullptr) dh = dh * load_n(q_.h_scale + n * q_.units + u, count(u));
-    if (kept_.get() != nullptr) dh = dh + load(kept_.get() + row * padded_ + u);
-    return dh;
   }
 
   // to = (the phase's gradients of step j) R^T for the member's rows and units.
@@ -239,82 +197,6 @@ class SequenceBackward {
     }
   }
 
-  void end(std::int64_t row) const {
-    const std::int64_t n = s_.sequence(row);
-    if (out_.h0 != nullptr) {
-      for (std::int64_t u = 0; u < q_.units; u += Float::width) {
-        float* const to = out_.h0 + n * q_.units + u;
-        Float dh = load_n(to, count(u));  // of outputs in front of the first step
-        if (s_.length(row) > 0) {
-          dh = dh + gradient_before(row, n, u);
-        } else if (dy_.h != nullptr) {
-          dh = dh + load_n(dy_.h + n * q_.units + u, count(u));
-        }
-        store_n(to, dh, count(u));
-      }
-    }
-    cell_.end_back(*this, row, n);
-  }
-
-  // For packed rows: dx, and x as the weights' gradient reads it.
-  void inputs(const Part& packed, const Member& m) const {
-    if (out_.x == nullptr && !packs_x_) return;
-    std::int64_t j = 0;
-    for (std::int64_t e = packed.begin; e < packed.end;) {
-      const std::int64_t rows = min_i(piece_rows, packed.end - e);
-      for (std::int64_t i = 0; i < rows; ++i, ++e) {
-        while (s_.offset(j + 1) <= e) ++j;
-        const std::int64_t row = e - s_.offset(j);
-        const std::int64_t n = s_.sequence(row);
-        const std::int64_t at = (n * s_.time() + s_.time_of(j, row)) * q_.inputs;
-        if (packs_x_) {
-          copy_scaled(q_.x + at, input_scale(n), x_packed_.get() + e * q_.inputs);
-        }
-        if (out_.x == nullptr) continue;
-        m.a[i] = dz_.get() + e * layout_.row_floats();
-        m.c[i] = out_.x + at;
-      }
-      if (out_.x != nullptr) input_gradients(rows, e - rows, m);
-    }
-  }
-
-  const float* input_scale(std::int64_t n) const {
-    return q_.x_scale == nullptr ? nullptr : q_.x_scale + n * q_.inputs;
-  }
-
-  void copy_scaled(const float* from, const float* scale, float* to) const {
-    if (scale == nullptr) {
-      std::memcpy(to, from, static_cast<std::size_t>(q_.inputs) * sizeof(float));
-      return;
-    }
-    for (std::int64_t d = 0; d < q_.inputs; ++d) to[d] = from[d] * scale[d];
-  }
-
-  void input_gradients(std::int64_t rows, std::int64_t first, const Member& m) const {
-    const Segment whole = {0, 0, layout_.row_floats()};
-    PanelProduct product = {};
-    product.a = m.a;
-    product.c = m.c;
-    product.rows = rows;
-    product.segments = &whole;
-    product.segment_count = 1;
-    product.width = unit_panel;
-    for (std::int64_t panel = 0; panel < unit_panels(q_.inputs); ++panel) {
-      product.columns = min_i(unit_panel, q_.inputs - panel * unit_panel);
-      product.panel = kernel_.get() + panel * unit_panel * layout_.row_floats();
-      multiply(product);
-      for (std::int64_t i = 0; i < rows; ++i) m.c[i] += unit_panel;
-    }
-    if (q_.x_scale == nullptr) return;
-    std::int64_t j = 0;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      while (s_.offset(j + 1) <= first + i) ++j;
-      const float* const scale = input_scale(s_.sequence(first + i - s_.offset(j)));
-      float* const dx = m.c[i] - unit_panels(q_.inputs) * unit_panel;
-      for (std::int64_t d = 0; d < q_.inputs; ++d) dx[d] *= scale[d];
-    }
-  }
-
   void weights() const {
     const std::int64_t rows = s_.packed_rows();
     const std::int64_t columns = layout_.row_floats();
@@ -328,8 +210,8 @@ class SequenceBackward {
     const Scratch<float> bias(q_.op, columns);
     if (out_.kernel != nullptr) {
       const Scratch<float> sum(q_.op, q_.inputs * columns);
-      weight_gradient(rows, q_.inputs, packs_x_ ? x_packed_.get() : q_.x, columns, dz_.get(),
-                      sum.get(), out_.bias != nullptr ? bias.get() : nullptr);
+      weight_gradient(rows, q_.inputs, inputs_.rows(), columns, dz_.get(), sum.get(),
+                      out_.bias != nullptr ? bias.get() : nullptr);
       unpack_gate_rows(layout_, sum.get(), q_.inputs, out_.kernel);
     } else if (out_.bias != nullptr) {
       bias_gradient(dz_.get(), rows, columns, bias.get());
@@ -361,14 +243,15 @@ class SequenceBackward {
   const recurrent::Sequence& q_;
   const Steps& s_;
   recurrent::Results saved_;
-  recurrent::ResultGradients dy_;
   recurrent::Gradients out_;
   const Cell& cell_;
   GateLayout layout_;
   std::int64_t padded_;
   TeamPlan plan_;
-  bool packs_x_;
-  Scratch<float> recurrent_, kernel_, dz_, dq_, d_packed_, dh_, kept_, d_second_, x_packed_;
+  Scratch<float> recurrent_, dz_, dq_;
+  StateGradients states_;
+  InputGradients inputs_;
+  Scratch<float> d_second_;
   std::int64_t most_rows_;
   Scratch<Segment> segments_;
   Scratch<const float*> reads_;

@@ -16,31 +16,11 @@
 //                                         with each vector of h after the step.
 #pragma once
 
-#include "core/memory_pool.h"
 #include "ops/activation/activation_simd.h"
-#include "recurrent/finish_outputs.h"
-#include "recurrent/sequence.h"
-#include "recurrent/team_share.h"
+#include "recurrent/sequence_inputs.h"
+#include "recurrent/state_rows.h"
 
 namespace lamella::LAMELLA_ISA {
-
-// A block of units of a row at a step.
-struct CellPlace {
-  std::int64_t j, row, n;
-  std::int64_t packed;  // its packed row
-  std::int64_t t;       // n * T + time in x
-  std::int64_t block;
-  bool last;  // step of the row
-
-  CellPlace(const Steps& s, std::int64_t step, std::int64_t r, std::int64_t units_block)
-      : j(step),
-        row(r),
-        n(s.sequence(r)),
-        packed(s.offset(step) + r),
-        t(n * s.time() + s.time_of(step, r)),
-        block(units_block),
-        last(step + 1 >= s.length(r)) {}
-};
 
 template <class Cell>
 class SequenceForward {
@@ -59,9 +39,8 @@ class SequenceForward {
         recurrent_(q.op, in_place_ ? 0 : q.units * layout_.row_floats()),
         bias_(q.op, 2 * layout_.row_floats()),
         x_scaled_(q.op, q.x_scale != nullptr ? s_.packed_rows() * q.inputs : 0),
-        own_operands_(q.op, keeps_ ? 0 : 2 * s_.batch() * padded_),
         own_second_(q.op, keeps_ || cell.phases() == 1 ? 0 : s_.batch() * padded_),
-        states_(q.op, cell.uses_state() ? s_.batch() * padded_ : 0),
+        states_(q, out, cell.uses_state()),
         most_rows_(max_i(piece_rows, s_.batch())),
         own_gates_(q.op, keeps_ ? 0 : plan_.members * most_rows_ * layout_.row_floats()),
         in_place_products_(q.op, in_place_ ? s_.batch() * Cell::gates * q.units : 0),
@@ -73,22 +52,7 @@ class SequenceForward {
     if (s_.packed_rows() > 0) {
       parallel_team(plan_.members, [&](Team& team, int member) { take_part(team, member); });
     }
-    repeat_carried(s_, q_.units, q_.h0, out_.outputs);
-    for (std::int64_t row = 0; row < s_.batch(); ++row) {
-      if (s_.length(row) > 0) continue;
-      copy_state(q_.h0, s_.sequence(row), out_.h);
-      cell_.carry(*this, s_.sequence(row));
-    }
-  }
-
-  // A state of a sequence without steps.
-  void copy_state(const float* from, std::int64_t n, float* to) const {
-    const auto bytes = static_cast<std::size_t>(q_.units) * sizeof(float);
-    if (from == nullptr) {
-      std::memset(to + n * q_.units, 0, bytes);
-    } else {
-      std::memcpy(to + n * q_.units, from + n * q_.units, bytes);
-    }
+    states_.finish([&](std::int64_t n) { cell_.carry(*this, n); });
   }
 
   // For cells.
@@ -101,26 +65,18 @@ class SequenceForward {
     return max_i(0, min_i(Float::width, q_.units - u));
   }
   LAMELLA_INLINE Float scaled(Float h, const CellPlace& at, std::int64_t u) const {
-    return q_.h_scale == nullptr ? h : h * load_n(q_.h_scale + at.n * q_.units + u, count(u));
+    return states_.scaled(h, at, u);
   }
   // h before the step, if the cell uses it.
   LAMELLA_INLINE Float state(const CellPlace& at, std::int64_t u) const {
-    return load(states_.get() + at.row * padded_ + u);
+    return states_.before(at, u);
   }
   LAMELLA_INLINE float* second(std::int64_t packed, std::int64_t row) const {
     return keeps_ ? out_.second + packed * padded_ : own_second_.get() + row * padded_;
   }
   // h after the step, from unit u on.
   LAMELLA_INLINE void emit(const CellPlace& at, std::int64_t u, Float h) const {
-    const std::int64_t lanes = count(u);
-    const std::int64_t output = at.n * s_.time() + s_.position(at.j, at.row);
-    store_n(out_.outputs + output * q_.units + u, h, lanes);
-    if (states_.get() != nullptr) store(states_.get() + at.row * padded_ + u, h);
-    if (at.last) {
-      store_n(out_.h + at.n * q_.units + u, h, lanes);
-    } else {
-      store(operand(at.j + 1, at.row) + u, scaled(h, at, u));
-    }
+    states_.emit(at, u, h);
   }
 
  private:
@@ -150,15 +106,20 @@ class SequenceForward {
                        bias_.get() + layout_.row_floats());
     }
     const Part rows = part_of(s_.batch(), member, team.size());
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) begin(row);
-    if (q_.x_scale != nullptr) scale_inputs(part_of(s_.count(), member, team.size()));
+    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+      states_.begin(row);
+      cell_.begin(*this, row, s_.sequence(row));
+    }
+    if (q_.x_scale != nullptr) {
+      scale_inputs(q_, part_of(s_.count(), member, team.size()), x_scaled_.get());
+    }
     team.barrier();
     const Member m = {TeamShare(plan_, team, member, layout_),
                       own_gates_.get() + member * most_rows_ * layout_.row_floats(),
                       products_.get() + member * s_.batch() * layout_.block_floats(),
                       reads_.get() + member * most_rows_, writes_.get() + member * most_rows_};
     for (std::int64_t j = 0; j < s_.count();) {
-      const std::int64_t end = piece_end(j, m.share);
+      const std::int64_t end = piece_end(s_, m.share, j, piece_rows);
       multiply_inputs(j, end, m);
       for (std::int64_t e = 0; j < end; ++j) {
         for (int phase = 0; phase < cell_.phases(); ++phase) {
@@ -168,41 +129,6 @@ class SequenceForward {
         e += m.share.count(s_.active(j));
       }
     }
-  }
-
-  // h0, or zeros, of a row, as the first step reads it.
-  void begin(std::int64_t row) const {
-    const std::int64_t n = s_.sequence(row);
-    const bool takes_part = s_.length(row) > 0;
-    for (std::int64_t u = 0; u < padded_; u += Float::width) {
-      const std::int64_t at = n * q_.units + u;
-      Float h = q_.h0 == nullptr ? zero() : load_n(q_.h0 + at, count(u));
-      if (states_.get() != nullptr) store(states_.get() + row * padded_ + u, h);
-      if (q_.h_scale != nullptr) h = h * load_n(q_.h_scale + at, count(u));
-      if (takes_part) store(operand(0, row) + u, h);
-    }
-    cell_.begin(*this, row, n);
-  }
-
-  void scale_inputs(const Part& steps) const {
-    for (std::int64_t j = steps.begin; j < steps.end; ++j) {
-      for (std::int64_t row = 0; row < s_.active(j); ++row) {
-        const float* const scale = q_.x_scale + s_.sequence(row) * q_.inputs;
-        const float* const x = input(j, row);
-        float* const to = x_scaled_.get() + (s_.offset(j) + row) * q_.inputs;
-        for (std::int64_t d = 0; d < q_.inputs; ++d) to[d] = x[d] * scale[d];
-      }
-    }
-  }
-
-  const float* input(std::int64_t j, std::int64_t row) const {
-    return q_.x + (s_.sequence(row) * s_.time() + s_.time_of(j, row)) * q_.inputs;
-  }
-
-  // What step j multiplies with the recurrent kernel.
-  float* operand(std::int64_t j, std::int64_t row) const {
-    if (keeps_) return out_.states + (s_.offset(j) + row) * padded_;
-    return own_operands_.get() + (j % 2 * s_.batch() + row) * padded_;
   }
 
   // Row e of the member's piece: its gates of a block.
@@ -216,14 +142,6 @@ class SequenceForward {
     return m.gates + (e * blocks + block - m.share.blocks.begin) * layout_.block_floats();
   }
 
-  std::int64_t piece_end(std::int64_t j, const TeamShare& share) const {
-    std::int64_t rows = share.count(s_.active(j++));
-    while (j < s_.count() && rows + share.count(s_.active(j)) <= piece_rows) {
-      rows += share.count(s_.active(j++));
-    }
-    return j;
-  }
-
   void multiply_inputs(std::int64_t begin, std::int64_t end, const Member& m) const {
     PanelProduct product = {};
     for (std::int64_t j = begin; j < end; ++j) {
@@ -231,7 +149,7 @@ class SequenceForward {
         const std::int64_t row = m.share.row(i);
         m.a[product.rows] = q_.x_scale != nullptr
                                 ? x_scaled_.get() + (s_.offset(j) + row) * q_.inputs
-                                : input(j, row);
+                                : q_.x + input_at(q_, j, row);
         m.c[product.rows] = gate_row(j, row, product.rows, m.share.blocks.begin, m);
         ++product.rows;
       }
@@ -277,7 +195,7 @@ class SequenceForward {
     product.columns = (which.end - which.begin) * unit_block;
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t row = m.share.row(i);
-      m.a[i] = phase == 0 ? operand(j, row) : second(s_.offset(j) + row, row);
+      m.a[i] = phase == 0 ? states_.operand(j, row) : second(s_.offset(j) + row, row);
     }
     const bool multiplies = Cell::separate || !from_zero;
     if (in_place_ && multiplies) {
@@ -361,7 +279,8 @@ class SequenceForward {
   std::int64_t padded_;
   TeamPlan plan_;
   bool keeps_, in_place_;
-  Scratch<float> kernel_, recurrent_, bias_, x_scaled_, own_operands_, own_second_, states_;
+  Scratch<float> kernel_, recurrent_, bias_, x_scaled_, own_second_;
+  StateRows states_;
   std::int64_t most_rows_;
   Scratch<float> own_gates_, in_place_products_, products_;
   Scratch<const float*> reads_;

@@ -14,13 +14,15 @@ struct TeamPlan {
   bool by_units;
 };
 
-inline TeamPlan plan_team(const Steps& steps, const GateLayout& l, std::int64_t terms) {
+// By units only if `may_wait`: where the members meet at barriers.
+inline TeamPlan plan_team(const Steps& steps, const GateLayout& l, std::int64_t terms,
+                          bool may_wait = true) {
   // Multiply-adds worth a thread, and units from which a step is worth a barrier.
   constexpr std::int64_t thread_grain = 128 << 10;
   constexpr std::int64_t fewest_units = 128;
   const std::int64_t work = steps.packed_rows() * terms * l.row_floats();
   const std::int64_t threads = max_i(1, min_i(num_threads(), work / thread_grain));
-  const bool by_units = threads > 1 && l.units >= fewest_units && l.blocks() >= threads;
+  const bool by_units = may_wait && threads > 1 && l.units >= fewest_units && l.blocks() >= threads;
   const std::int64_t members = by_units ? threads : min_i(threads, max_i(1, steps.batch()));
   return {static_cast<int>(members), by_units && members > 1};
 }
@@ -60,5 +62,15 @@ struct TeamShare {
   }
   std::int64_t row(std::int64_t i) const { return first + i * stride; }
 };
+
+// The end of a piece of steps from j on: at least one, with at most so many rows of the member.
+inline std::int64_t piece_end(const Steps& s, const TeamShare& share, std::int64_t j,
+                              std::int64_t most) {
+  std::int64_t rows = share.count(s.active(j++));
+  while (j < s.count() && rows + share.count(s.active(j)) <= most) {
+    rows += share.count(s.active(j++));
+  }
+  return j;
+}
 
 }  // namespace lamella::LAMELLA_ISA

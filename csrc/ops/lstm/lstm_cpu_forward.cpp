@@ -33,7 +33,7 @@ class LstmCell {
 
   template <class Engine>
   void carry(const Engine& e, std::int64_t n) const {
-    e.copy_state(cell_.c0, n, out_.c);
+    carry_state(cell_.c0, n, e.units(), out_.c);
   }
 
   template <class Engine>
