@@ -66,6 +66,15 @@ inline void unpack_gate_rows(const GateLayout& l, const float* rows, std::int64_
   }
 }
 
+// A block's gates [begin, end) from a row of gates in Keras' order.
+inline void copy_block(const GateLayout& l, const float* row, std::int64_t block,
+                       std::int64_t begin, std::int64_t end, float* to) {
+  for (std::int64_t gate = begin; gate < end; ++gate) {
+    std::memcpy(to + gate * unit_block, row + gate * l.units + block * unit_block,
+                unit_block * sizeof(float));
+  }
+}
+
 inline std::int64_t unit_panels(std::int64_t columns) {
   return ceil_div(columns, unit_panel);
 }

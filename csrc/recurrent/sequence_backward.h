@@ -117,8 +117,8 @@ class SequenceBackward {
     const Part rows = part_of(s_.batch(), member, team.size());
     for (std::int64_t row = rows.begin; row < rows.end; ++row) begin(row);
     team.barrier();
-    const Member m = {TeamShare(plan_, team, member, layout_), reads_.get() + member * most_rows_,
-                      writes_.get() + member * most_rows_};
+    const Member m = {TeamShare(plan_, team, member, layout_, s_),
+                      reads_.get() + member * most_rows_, writes_.get() + member * most_rows_};
     for (std::int64_t j = s_.count() - 1; j >= 0; --j) {
       for (int phase = cell_.phases() - 1; phase >= 0; --phase) {
         step(j, phase, m);

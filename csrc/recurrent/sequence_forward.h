@@ -34,7 +34,7 @@ class SequenceForward {
         padded_(layout_.padded()),
         plan_(plan_team(s_, layout_, q.inputs + q.units)),
         keeps_(out.gates != nullptr),
-        in_place_(s_.count() == 1 && s_.batch() <= wide_tile_rows && q.units % unit_block == 0),
+        in_place_(multiplies_in_place(s_, q.units)),
         kernel_(q.op, in_place_ ? 0 : q.inputs * layout_.row_floats()),
         recurrent_(q.op, in_place_ ? 0 : q.units * layout_.row_floats()),
         bias_(q.op, 2 * layout_.row_floats()),
@@ -114,7 +114,7 @@ class SequenceForward {
       scale_inputs(q_, part_of(s_.count(), member, team.size()), x_scaled_.get());
     }
     team.barrier();
-    const Member m = {TeamShare(plan_, team, member, layout_),
+    const Member m = {TeamShare(plan_, team, member, layout_, s_),
                       own_gates_.get() + member * most_rows_ * layout_.row_floats(),
                       products_.get() + member * s_.batch() * layout_.block_floats(),
                       reads_.get() + member * most_rows_, writes_.get() + member * most_rows_};
@@ -161,12 +161,12 @@ class SequenceForward {
     product.segment_count = 1;
     product.width = product.columns = layout_.block_floats();
     if (in_place_) {
-      multiply_in_place(q_.kernel, terms, {0, Cell::gates}, q_.bias, false, product.rows, m);
+      multiply_in_place(product, q_.kernel, {0, Cell::gates}, q_.bias, m);
     }
     for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
       if (in_place_) {
         for (std::int64_t r = 0; r < product.rows; ++r) {
-          copy_block({0, Cell::gates}, m.share.row(r), block, m.c[r]);
+          copy_block(layout_, in_place_row(m.share.row(r)), block, 0, Cell::gates, m.c[r]);
           m.c[r] += layout_.block_floats();
         }
         continue;
@@ -199,8 +199,7 @@ class SequenceForward {
     }
     const bool multiplies = Cell::separate || !from_zero;
     if (in_place_ && multiplies) {
-      multiply_in_place(q_.recurrent_kernel, terms, which, q_.recurrent_bias, !Cell::separate, rows,
-                        m);
+      multiply_in_place(product, q_.recurrent_kernel, which, q_.recurrent_bias, m);
     }
     for (std::int64_t block = m.share.blocks.begin; block < m.share.blocks.end; ++block) {
       for (std::int64_t i = 0; i < rows; ++i) {
@@ -215,7 +214,8 @@ class SequenceForward {
       }
       if (multiplies && in_place_) {
         for (std::int64_t i = 0; i < rows; ++i) {
-          copy_block(which, m.share.row(i), block, m.c[i] - (Cell::separate ? 0 : first));
+          copy_block(layout_, in_place_row(m.share.row(i)), block, which.begin, which.end,
+                     m.c[i] - (Cell::separate ? 0 : first));
         }
       } else if (multiplies) {
         multiply(product);
@@ -228,47 +228,26 @@ class SequenceForward {
     }
   }
 
-  // A single step of few rows reads each weight once: packing the kernels would take longer. The
-  // products lie in Keras' order then, (row, gate, unit), and go from there to the blocks' gates.
-  void multiply_in_place(const float* kernel, const Segment& terms, const Part& which,
-                         const float* bias, bool accumulate, std::int64_t rows,
-                         const Member& m) const {
-    Tile t = {};
-    t.segments = &terms;
-    t.segment_count = 1;
-    t.b_stride = Cell::gates * q_.units;
-    t.accumulate = accumulate;
-    const std::int64_t end = m.share.blocks.end * unit_block;
+  // A product's gates `which` of the member's blocks.
+  void multiply_in_place(PanelProduct product, const float* kernel, const Part& which,
+                         const float* bias, const Member& m) const {
+    float* c[wide_tile_rows];
+    product.c = c;
+    product.width = Cell::gates * q_.units;
+    product.columns = (m.share.blocks.end - m.share.blocks.begin) * unit_block;
     for (std::int64_t gate = which.begin; gate < which.end; ++gate) {
-      for (std::int64_t u = m.share.blocks.begin * unit_block; u < end; u += t.columns) {
-        const std::int64_t column = gate * q_.units + u;
-        t.columns = min_i(max_tile_vectors * Float::width, end - u);
-        t.b = kernel + column;
-        t.bias = bias == nullptr ? nullptr : bias + column;
-        const int vectors = tile_vectors(t.columns);
-        const std::int64_t height = full_tile_rows(vectors);
-        for (std::int64_t r = 0; r < rows; r += height) {
-          const std::int64_t some = min_i(height, rows - r);
-          float* c[max_tile_rows];
-          for (std::int64_t i = 0; i < some; ++i) c[i] = in_place_row(m.share.row(r + i)) + column;
-          t.a = m.a + r;
-          t.c = c;
-          tile_kernel(Form::rows, some, vectors)(t);
-        }
+      const std::int64_t column = gate * q_.units + m.share.blocks.begin * unit_block;
+      product.panel = kernel + column;
+      product.bias = bias == nullptr ? nullptr : bias + column;
+      for (std::int64_t r = 0; r < product.rows; ++r) {
+        c[r] = in_place_row(m.share.row(r)) + column;
       }
+      multiply(product);
     }
   }
 
   float* in_place_row(std::int64_t row) const {
     return in_place_products_.get() + row * Cell::gates * q_.units;
-  }
-
-  void copy_block(const Part& which, std::int64_t row, std::int64_t block, float* gates) const {
-    for (std::int64_t gate = which.begin; gate < which.end; ++gate) {
-      std::memcpy(gates + gate * unit_block,
-                  in_place_row(row) + gate * q_.units + block * unit_block,
-                  unit_block * sizeof(float));
-    }
   }
 
   const recurrent::Sequence& q_;

@@ -27,6 +27,12 @@ inline TeamPlan plan_team(const Steps& steps, const GateLayout& l, std::int64_t 
   return {static_cast<int>(members), by_units && members > 1};
 }
 
+// A single step of few rows reads each weight once: packing the kernels would take longer. The
+// products lie in Keras' order then, (row, gate, unit), and go from there to the blocks' gates.
+inline bool multiplies_in_place(const Steps& s, std::int64_t units) {
+  return s.count() == 1 && s.batch() <= wide_tile_rows && units % unit_block == 0;
+}
+
 // [begin, end) of `count` things for one of `size` members.
 struct Part {
   std::int64_t begin, end;
@@ -35,30 +41,36 @@ LAMELLA_INLINE Part part_of(std::int64_t count, std::int64_t member, std::int64_
   return {member * count / size, (member + 1) * count / size};
 }
 
-// A member's rows, every `stride`-th from the first, so that each has long and short sequences
-// alike; and its blocks of units.
+// A member's rows and its blocks of units. The rows follow one another in memory; where sequences
+// differ in length they are every `stride`-th, so that each member has long and short ones alike.
 struct TeamShare {
-  std::int64_t first, stride;
+  std::int64_t first, end, stride;
   Part blocks;
 
-  TeamShare(const TeamPlan& plan, const Team& team, int member, const GateLayout& l) {
+  TeamShare(const TeamPlan& plan, const Team& team, int member, const GateLayout& l,
+            const Steps& steps) {
+    first = 0;
+    end = steps.batch();
+    stride = 1;
+    blocks = {0, l.blocks()};
     if (plan.by_units) {
-      first = 0;
-      stride = 1;
       // Whole panels of 64 units if there are enough of them.
       const std::int64_t unit = l.blocks() >= 4 * team.size() ? unit_panel / unit_block : 1;
       blocks = part_of(ceil_div(l.blocks(), unit), member, team.size());
       blocks = {blocks.begin * unit, min_i(blocks.end * unit, l.blocks())};
+    } else if (steps.all()) {
+      const Part rows = part_of(steps.batch(), member, team.size());
+      first = rows.begin;
+      end = rows.end;
     } else {
       first = member;
       stride = team.size();
-      blocks = {0, l.blocks()};
     }
   }
 
   // How many of rows [0, active) are its own; row(i) is one of them.
   std::int64_t count(std::int64_t active) const {
-    return active <= first ? 0 : ceil_div(active - first, stride);
+    return max_i(0, ceil_div(min_i(active, end) - first, stride));
   }
   std::int64_t row(std::int64_t i) const { return first + i * stride; }
 };
