@@ -105,12 +105,23 @@ void lstm_backward(const recurrent::Sequence& q, const lstm::Cell& cell,
                    const recurrent::Results& saved, const lstm::CellResults& cell_saved,
                    const recurrent::ResultGradients& dy, const recurrent::Gradients& out,
                    const lstm::CellGradients& cell_out);
+void lstm_variant_forward(const recurrent::Sequence& q, const lstm::Cell& cell,
+                          const lstm::Variant& variant, const recurrent::Results& out,
+                          const lstm::CellResults& cell_out, const lstm::VariantResults& kept);
+void lstm_variant_backward(const recurrent::Sequence& q, const lstm::Cell& cell,
+                           const lstm::Variant& variant, const recurrent::Results& saved,
+                           const lstm::CellResults& cell_saved,
+                           const lstm::VariantResults& variant_saved,
+                           const recurrent::ResultGradients& dy, const recurrent::Gradients& out,
+                           const lstm::CellGradients& cell_out,
+                           const lstm::VariantGradients& variant_out);
 
 }  // namespace lamella::LAMELLA_ISA
 
 namespace lamella::lstm::LAMELLA_ISA {
 
 namespace kernel = lamella::LAMELLA_ISA;
-extern const Kernels kernels = {kernel::lstm_forward, kernel::lstm_backward};
+extern const Kernels kernels = {kernel::lstm_forward, kernel::lstm_backward,
+                                kernel::lstm_variant_forward, kernel::lstm_variant_backward};
 
 }  // namespace lamella::lstm::LAMELLA_ISA

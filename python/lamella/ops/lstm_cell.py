@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 from lamella.ops.lstm import lstm
 
+# Arguments of lstm that a cell does not have.
+_OTHERS = 5
+
 
 def _one_step(x: Array) -> Array:
     """The row of each sequence as a sequence of one step; what is no such array is left to lstm."""
@@ -27,7 +30,7 @@ def _lstm_cell_vjp(
 ) -> tuple[tuple[Array, Array], Pullback]:
     need_x, need_h, need_c, need_kernel, need_recurrent, need_bias = needed("lstm_cell", needs, 6)
     names = {"activation": activation, "recurrent_activation": recurrent_activation}
-    order = (need_x, need_kernel, need_recurrent, need_bias, need_h, need_c)
+    order = (need_x, need_kernel, need_recurrent, need_bias, need_h, need_c, *(False,) * _OTHERS)
     (_, h_new, c_new), whole = lstm.vjp(
         _one_step(x), kernel, recurrent_kernel, bias, h, c, **names, needs=order
     )
@@ -36,8 +39,8 @@ def _lstm_cell_vjp(
         check_gradients("lstm_cell", dy, 2)
         to_x, to_h, to_c, to_kernel, to_recurrent, to_bias = outputs("lstm_cell", out, 6)
         place = None if to_x is None else _one_step(to_x)
-        dx, dkernel, drecurrent, dbias, dh, dc = whole(
-            None, *dy, out=(place, to_kernel, to_recurrent, to_bias, to_h, to_c)
+        dx, dkernel, drecurrent, dbias, dh, dc, *_ = whole(
+            None, *dy, out=(place, to_kernel, to_recurrent, to_bias, to_h, to_c, *(None,) * _OTHERS)
         )
         if dx is not None:
             dx = dx[:, 0, :] if to_x is None else to_x
