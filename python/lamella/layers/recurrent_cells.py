@@ -160,6 +160,10 @@ class RecurrentCell(Layer):
         """Return the bias's shape and initializer."""
         return (self._gates * self.units,), self.bias_initializer
 
+    def _late_weights(self) -> list[Weight | None]:
+        """Return the weights that the op takes after the states."""
+        return []
+
     # -- a sequence ---------------------------------------------------------------------------
 
     def _arguments(
@@ -167,7 +171,8 @@ class RecurrentCell(Layer):
     ) -> tuple[list[Any], dict[str, Any]]:
         given = [None] * self._state_count if states is None else list(states)
         bias = None if self.bias is None else self.bias.value
-        arrays = [x, self.kernel.value, self.recurrent_kernel.value, bias, *given]
+        late = [None if weight is None else weight.value for weight in self._late_weights()]
+        arrays = [x, self.kernel.value, self.recurrent_kernel.value, bias, *given, *late]
         options = {**self._options, "go_backwards": walk.go_backwards}
         if walk.mask is not None:
             options["mask"] = walk.mask
@@ -231,7 +236,7 @@ class RecurrentCell(Layer):
         weights = [self.kernel, self.recurrent_kernel, self.bias]
         between: list[None] = [None] * self._state_count
         # In the order of the op's arguments; None for x and the states.
-        places: list[Weight | None] = [None, *weights, *between]
+        places: list[Weight | None] = [None, *weights, *between, *self._late_weights()]
         wanted = [trained and weight is not None for weight in places]
         wanted[0] = needs[0]
         first = 1 + len(weights)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lamella import activations
+from lamella import activations, initializers
 from lamella.arguments import number
-from lamella.layers.arguments import flag
+from lamella.layers.arguments import flag, integer
 from lamella.layers.recurrent_cells import RecurrentCell, Walk
+from lamella.layers.shapes import Shape
+from lamella.layers.weight import Weight
 from lamella.registry import register
 
 
@@ -18,7 +20,7 @@ class LSTMCell(RecurrentCell):
     """A step of `LSTM`; there are the equations.
 
     Weights: kernel (D, 4 units), recurrent_kernel (units, 4 units), bias (4 units,), with the gates
-    in the order i, f, c, o.
+    in the order i, f, c, o; then those of ``projection`` and ``layer_norm``.
 
     Parameters
     ----------
@@ -39,6 +41,12 @@ class LSTMCell(RecurrentCell):
     zoneout : float or (float, float)
         Beyond Keras: the probability, in [0, 1), that a feature of h and c, or of each, keeps its
         value of the step before; outside training the expectation of that (Krueger et al. 2017).
+    layer_norm : bool
+        Beyond Keras: normalize both products and, for the output, c (Ba et al. 2016; equations in
+        `lamella.ops.lstm`), with weights gamma_x, gamma_h (4 units,), gamma_c, beta_c (units,).
+    projection : int, optional
+        Beyond Keras: ``h`` has so many features, the cell's output times projection_kernel (units,
+        projection) (Sak et al. 2014); recurrent_kernel is (projection, 4 units).
 
     Examples
     --------
@@ -72,6 +80,8 @@ class LSTMCell(RecurrentCell):
         recurrent_dropout: float = 0.0,
         seed: int | None = None,
         zoneout: Any = 0.0,
+        layer_norm: bool = False,
+        projection: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -95,12 +105,18 @@ class LSTMCell(RecurrentCell):
         self.recurrent_activation = self._fused("recurrent_activation", recurrent_activation)
         self._options["recurrent_activation"] = self.recurrent_activation.fused
         self.unit_forget_bias = flag(self, "unit_forget_bias", unit_forget_bias)
+        self.layer_norm = flag(self, "layer_norm", layer_norm)
+        self.projection = None if projection is None else integer(self, "projection", projection)
         pair = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
         if len(pair) != 2:
             raise self.error(f"zoneout expects one number or two, for h and c, got {zoneout!r}")
         self.zoneout = tuple(
             number(self.label, "zoneout", rate, 0, 1, exclude=[1]) for rate in pair
         )
+
+    @property
+    def output_size(self) -> int:
+        return self.units if self.projection is None else self.projection
 
     def _bias(self) -> tuple[tuple[int, ...], Any]:
         shape, plain = super()._bias()
@@ -113,6 +129,27 @@ class LSTMCell(RecurrentCell):
             return bias
 
         return shape, initializer
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.projection_kernel: Weight | None = None
+        self.gamma_x = self.gamma_h = self.gamma_c = self.beta_c = None
+        if self.projection is not None:
+            self.projection_kernel = self.add_weight(
+                "projection_kernel",
+                (self.units, self.projection),
+                self.kernel_initializer,
+                self.kernel_regularizer,
+            )
+        if self.layer_norm:
+            ones = initializers.get("ones")
+            self.gamma_x = self.add_weight("gamma_x", (4 * self.units,), ones)
+            self.gamma_h = self.add_weight("gamma_h", (4 * self.units,), ones)
+            self.gamma_c = self.add_weight("gamma_c", (self.units,), ones)
+            self.beta_c = self.add_weight("beta_c", (self.units,), "zeros")
+
+    def _late_weights(self) -> list[Weight | None]:
+        return [self.projection_kernel, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c]
 
     def _arguments(
         self, x: np.ndarray, states: Any, walk: Walk
@@ -135,6 +172,10 @@ class LSTMCell(RecurrentCell):
         }
         if any(self.zoneout):
             config["zoneout"] = self.zoneout
+        if self.layer_norm:
+            config["layer_norm"] = True
+        if self.projection is not None:
+            config["projection"] = self.projection
         return config
 
 

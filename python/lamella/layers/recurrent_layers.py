@@ -151,7 +151,7 @@ class LSTM(_OfOneCell):
 
     y is the last h (N, units), or with ``return_sequences`` every h (N, T, units); the states are h
     and c. kernel (D, 4 units), recurrent_kernel (units, 4 units), bias (4 units,). Masks: see
-    `RNN`.
+    `RNN`. With ``projection`` h has that many features, in y and in the state.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class LSTM(_OfOneCell):
         See `RNN`.
     use_cudnn
         Accepted unless True.
-    zoneout
+    zoneout, layer_norm, projection
         Beyond Keras: see `LSTMCell`.
     **kwargs
         name, trainable, input_shape and so on: see `Layer`.
@@ -194,6 +194,9 @@ class LSTM(_OfOneCell):
     >>> y, state = layer.step(np.ones((2, 5)), state)
     >>> y.shape
     (2, 4)
+    >>> y, state = LSTM(4, layer_norm=True, projection=3).step(np.ones((2, 5)))
+    >>> [part.shape for part in state]
+    [(2, 3), (2, 4)]
     """
 
     _cell_class = LSTMCell
@@ -225,6 +228,8 @@ class LSTM(_OfOneCell):
         unroll: bool = False,
         use_cudnn: Any = "auto",
         zoneout: Any = 0.0,
+        layer_norm: bool = False,
+        projection: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -247,6 +252,8 @@ class LSTM(_OfOneCell):
                 "recurrent_dropout": recurrent_dropout,
                 "seed": seed,
                 "zoneout": zoneout,
+                "layer_norm": layer_norm,
+                "projection": projection,
             },
             activity_regularizer=activity_regularizer,
             return_sequences=return_sequences,
