@@ -24,6 +24,7 @@ void bind_dropout(py::module_& module);
 void bind_elementwise(py::module_& module);
 void bind_embedding(py::module_& module);
 void bind_feed_forward(py::module_& module);
+void bind_group_norm(py::module_& module);
 void bind_gru(py::module_& module);
 void bind_layer_norm(py::module_& module);
 void bind_lstm(py::module_& module);
@@ -113,6 +114,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   bind_elementwise(module);
   bind_embedding(module);
   bind_feed_forward(module);
+  bind_group_norm(module);
   bind_gru(module);
   bind_layer_norm(module);
   bind_lstm(module);

@@ -47,6 +47,7 @@ from lamella.ops.dropout import dropout
 from lamella.ops.elementwise import accumulate_, add, concatenate, multiply
 from lamella.ops.embedding import embedding
 from lamella.ops.feed_forward import feed_forward
+from lamella.ops.group_norm import group_norm
 from lamella.ops.gru import gru
 from lamella.ops.layer_norm import layer_norm, rms_norm
 from lamella.ops.lstm import lstm
@@ -81,6 +82,7 @@ __all__ = [
     "gelu",
     "global_avg_pool2d",
     "global_max_pool2d",
+    "group_norm",
     "gru",
     "layer_norm",
     "leaky_relu",
