@@ -39,12 +39,14 @@ class Case(NamedTuple):
 
     @property
     def is_attention(self) -> bool:
-        """Called on one tensor, which Keras' are not: tests/test_attention_layers_keras.py."""
-        return self.name.endswith("Attention")
+        """Keras does not call it on one tensor: tests/test_attention_layers_keras.py."""
+        return self.name.endswith("Attention") or self.name.startswith("Transformer")
 
 
 IMAGE = ((5, 6, 4),)
 STEPS = ((7, 3),)
+# Wide enough for layer normalization to be nearly linear within STEP.
+WIDE = (((5, 12),), (5, 12))
 CASES = [
     Case("Dense", {"units": 3}, ((4,),), (3,)),
     Case("Dense", {"units": 3, "activation": "tanh", "use_bias": False}, ((2, 4),), (2, 3)),
@@ -145,6 +147,17 @@ CASES = [
         {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2, "use_bias": False},
         STEPS,
         (7, 3),
+    ),
+    # Normalized first: else the large inputs make attention so sharp that STEP is too long.
+    Case(
+        "TransformerEncoder",
+        {"intermediate_dim": 5, "num_heads": 3, "activation": "tanh", "normalize_first": True},
+        *WIDE,
+    ),
+    Case(
+        "TransformerDecoder",
+        {"intermediate_dim": 5, "num_heads": 1, "activation": "tanh", "normalize_first": True},
+        *WIDE,
     ),
 ]
 IDS = [f"{index}-{case.name}" for index, case in enumerate(CASES)]

@@ -40,6 +40,7 @@ from lamella.layers.reshaping import Flatten, Permute, RepeatVector, Reshape, Ze
 from lamella.layers.separable import SeparableConv2D
 from lamella.layers.symbolic import SymbolicTensor
 from lamella.layers.time_distributed import TimeDistributed
+from lamella.layers.transformer import TransformerDecoder, TransformerEncoder
 from lamella.layers.transposed import Conv2DTranspose
 from lamella.layers.upsampling import UpSampling2D
 from lamella.layers.weight import Weight
@@ -121,6 +122,8 @@ __all__ = [
     "SpatialDropout2D",
     "SymbolicTensor",
     "TimeDistributed",
+    "TransformerDecoder",
+    "TransformerEncoder",
     "UpSampling2D",
     "Weight",
     "ZeroPadding2D",

@@ -18,9 +18,11 @@ from lamella.layers.attention_inputs import (
     visibility,
 )
 from lamella.layers.base import Layer, Pullback
+from lamella.layers.key_value_cache import KeyValueCache
 from lamella.layers.shapes import Shape, Shapes
 from lamella.layers.symbolic import SymbolicTensor
 from lamella.layers.weight import Weight
+from lamella.layers.weighted import NAMED_ERRORS, name_error
 from lamella.random import SeedGenerator
 
 _MASKS = ("query_mask", "value_mask", "key_mask")
@@ -39,6 +41,7 @@ class ProjectedAttention(Layer):
     named_inputs = ("query", "value", "key")
     optional_inputs = (*_MASKS, "attention_mask")
     call_options: ClassVar = {"return_attention_scores": flag, "use_causal_mask": flag}
+    _PROJECTIONS = ("query", "key", "value")
     # Of the query, of the key and the value.
     num_heads: int
     num_key_value_heads: int
@@ -343,6 +346,86 @@ class ProjectedAttention(Layer):
             return None if d_query is None else ops.add(ops.add(d_query, d_key), d_value)
 
         return y, pullback
+
+    # -- step by step -------------------------------------------------------------------------
+
+    def make_cache(self, batch_size: int, max_length: int) -> KeyValueCache:
+        """Return an empty cache for `step`, with room for so many steps.
+
+        Raises
+        ------
+        ValueError
+            The layer is not built, or a number is not an integer of at least 1.
+        """
+        if not self.built:
+            raise self.error("has no cache before it is built")
+        _, key_kernel, value_kernel = self._op_weights[:3]
+        assert key_kernel is not None and value_kernel is not None
+        return KeyValueCache(
+            integer(self, "batch_size", batch_size),
+            integer(self, "max_length", max_length),
+            self.num_key_value_heads,
+            key_kernel.value.shape[2],
+            value_kernel.value.shape[2],
+        )
+
+    def step(self, x: Any, cache: KeyValueCache) -> np.ndarray:
+        """Take the next step, or steps, of self-attention in which no step sees a later one.
+
+        Equal to the rows of the whole sequence at once with ``use_causal_mask=True``.
+
+        Parameters
+        ----------
+        x : array_like (N, D), or (N, steps, D) for several
+        cache : KeyValueCache
+            Of `make_cache`: what the steps before left there. Those of `x` are added to it.
+
+        Returns
+        -------
+        np.ndarray (N, Dout) or (N, steps, Dout)
+
+        Raises
+        ------
+        ValueError
+            A shape does not fit, or the cache is full.
+        """
+        try:
+            x = self._convert(x)
+            if x.ndim not in (2, 3):
+                raise self.error(f"step expects (batch, features) or steps of it, got {x.shape}")
+            steps = x[:, np.newaxis] if x.ndim == 2 else x
+            self.check_input_shape(steps.shape)
+            before = cache.length
+            cache.append(self.project(steps, "key"), self.project(steps, "value"))
+            y = self.look_up(steps, cache, causal=True, query_offset=before)
+        except NAMED_ERRORS as error:
+            name_error(error, self)
+            raise
+        return y[:, 0] if x.ndim == 2 else y
+
+    def project(self, x: np.ndarray, name: str) -> np.ndarray:
+        """Return the query, key or value of x (N, steps, D): (N, steps, heads, size)."""
+        index = self._PROJECTIONS.index(name)
+        kernel, bias = self._op_weights[index], self._op_weights[index + 4]
+        assert kernel is not None
+        flat = kernel.value.reshape(len(kernel.value), -1)
+        z = ops.dense(x, flat, None if bias is None else bias.value.reshape(-1))
+        return z.reshape(*x.shape[:-1], *kernel.value.shape[1:])
+
+    def look_up(self, x: np.ndarray, cache: KeyValueCache, **options: Any) -> np.ndarray:
+        """Return what queries of x (N, steps, D) find in a cache, options as those of the op."""
+        if self.sliding_window is not None:
+            options["window"] = (self.sliding_window - 1, self.sliding_window - 1)
+        z = ops.attention(
+            self.project(x, "query"),
+            cache.keys,
+            cache.values,
+            **{"key_lengths": cache.lengths, **options},
+        )
+        kernel, bias = self._op_weights[3], self._op_weights[7]
+        assert kernel is not None
+        flat = kernel.value.reshape(-1, kernel.value.shape[2])
+        return ops.dense(z.reshape(*x.shape[:2], -1), flat, None if bias is None else bias.value)
 
     def get_config(self) -> dict[str, Any]:
         kernel, bias = self.kernel_regularizer, self.bias_regularizer
