@@ -30,6 +30,10 @@ OPS = {
     "concatenate": ([(7,), (2,)], [], {}),
     "dropout": ([(7,)], [], {"rate": 0.5, "seed": 1}),
     "batch_norm": ([(7,)], [(7,)] * 4, {}),
+    "layer_norm": ([(7,)], [(7,)] * 2, {}),
+    "layer_norm, many axes": ([(4, 3, 7)], [(4, 7)] * 2, {"axis": (1, 3)}),
+    "rms_norm": ([(7,)], [(7,)], {}),
+    "group_norm": ([(5, 6)], [(6,)] * 2, {"groups": 3}),
     "categorical_crossentropy": ([(7,), (7,)], [], {"from_logits": True}),
     "binary_crossentropy": ([(7,), (7,)], [], {"from_logits": True}),
 }
@@ -53,7 +57,9 @@ def test_an_empty_batch(case, backend, rng):
     y = op_checks.as_tuple(y)[0]
     assert y.size == 0
     op_checks.assert_same_bits([getattr(ops, name)(*arrays, **options)], [y])
-    into = [np.full_like(array, np.nan) for array in arrays]
+    # Optional arrays that are left out come last.
+    arrays += [None] * (len(pullback(y)) - len(arrays))
+    into = [None if array is None else np.full_like(array, np.nan) for array in arrays]
     for gradients in (pullback(y), pullback(None), pullback(y, out=into)):
         for array, gradient in zip(arrays, gradients, strict=True):
             if gradient is not None:

@@ -61,6 +61,14 @@ MISFITS = [
     ("concatenate", [ones(3, 1), repeated(SIDE, SIDE)], {"axis": -1}, r"arrays[1] must have"),
     ("batch_norm", [repeated(SIDE, SIDE), ones(3)], {}, "gamma must have shape"),
     ("batch_norm", [ones(2, 3), repeated(MUCH)], {}, "gamma must have shape"),
+    ("layer_norm", [repeated(SIDE, SIDE), ones(3)], {}, "gamma must have shape"),
+    ("layer_norm", [repeated(SIDE, SIDE)], {"axis": (0, 2)}, "axis must lie in"),
+    ("layer_norm", [ones(2, 3), ones(3), None, repeated(MUCH)], {}, "residual must have shape"),
+    ("layer_norm", [ones(2, 3), None, repeated(MUCH)], {}, "beta must have shape"),
+    ("rms_norm", [repeated(SIDE, SIDE), ones(3)], {"axis": 0}, "gamma must have shape"),
+    ("rms_norm", [repeated(SIDE, SIDE)], {"epsilon": 0.0}, "epsilon must be"),
+    ("group_norm", [repeated(SIDE, SIDE), ones(3)], {"groups": 1}, "gamma must have shape"),
+    ("group_norm", [repeated(SIDE, SIDE)], {"groups": 3}, "groups must divide"),
     ("sparse_categorical_crossentropy", [repeated(1, MUCH), LABEL[:0]], {}, "labels must have"),
     (
         "sparse_categorical_crossentropy",
@@ -94,6 +102,10 @@ FITTING = [
     ("multiply", [ones(1), repeated(SIDE, SIDE)], {}),
     ("concatenate", [repeated(SIDE, SIDE), ones(SIDE, 1)], {"axis": -1}),
     ("batch_norm", [repeated(SIDE, SIDE)], {}),
+    ("layer_norm", [repeated(SIDE, SIDE)], {}),
+    ("layer_norm", [repeated(SIDE, SIDE)], {"axis": 0}),
+    ("rms_norm", [repeated(MUCH)], {}),
+    ("group_norm", [repeated(SIDE, SIDE)], {"groups": 1}),
     ("sparse_categorical_crossentropy", [repeated(1, MUCH), LABEL], {}),
     ("categorical_crossentropy", [repeated(1, MUCH), repeated(1, MUCH)], {}),
     ("binary_crossentropy", [repeated(1, MUCH), repeated(1, MUCH)], {}),
@@ -102,7 +114,7 @@ FITTING = [
 
 def case(value):
     if isinstance(value, list):
-        return "-".join("x".join(map(str, array.shape)) for array in value)
+        return "-".join("x".join(map(str, np.shape(array))) for array in value)
     return str(value)
 
 
@@ -140,6 +152,9 @@ def test_no_room_for_a_copy(name, arrays, options):
         ("add", [ones(3, 2), ones(2)], {}),
         ("multiply", [ones(3, 2), ones(2)], {}),
         ("batch_norm", [ones(3, 2), ones(2)], {}),
+        ("layer_norm", [ones(3, 2), ones(2)], {}),
+        ("rms_norm", [ones(3, 2), ones(3)], {"axis": 0}),
+        ("group_norm", [ones(3, 2), ones(2)], {"groups": 2}),
         ("binary_crossentropy", [ones(3, 2) / 2, ones(3, 2)], {}),
     ],
     ids=case,

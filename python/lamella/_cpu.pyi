@@ -270,6 +270,24 @@ def global_max_pool2d_backward(
     dy: Array, winner: Array, x_shape: Sequence[int], out: Array | None = None
 ) -> Array: ...
 def global_max_pool2d_forward(x: Array, save: bool) -> Array | tuple[Array, Array]: ...
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    saved: Array,
+    groups: int,
+    needs: Sequence[bool],
+    out: Sequence[Array | None],
+) -> Gradients: ...
+def group_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    groups: int,
+    epsilon: float,
+    saves: bool,
+) -> tuple[Array, Array | None]: ...
 def gru_backward(
     dy: tuple[Array | None, ...],
     arrays: tuple[Array | None, ...],
@@ -285,6 +303,27 @@ def gru_forward(
     options: tuple[Any, ...],
     save: bool,
 ) -> tuple[Array, Array, tuple[Array | None, ...] | None]: ...
+def layer_norm_backward(
+    dy: Array,
+    ds: Array | None,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    has_residual: bool,
+    saved: Array,
+    axis: IntOrInts,
+    needs: Sequence[bool],
+    out: Sequence[Array | None],
+) -> Gradients: ...
+def layer_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    residual: Array | None,
+    axis: IntOrInts,
+    epsilon: float,
+    saves: bool,
+) -> tuple[Array, Array | None, Array | None]: ...
 def lstm_backward(
     dy: tuple[Array | None, ...],
     arrays: tuple[Array | None, ...],
@@ -355,6 +394,25 @@ def multiply_backward(
 ) -> Gradients: ...
 def multiply_forward(a: Array, b: Array) -> Array: ...
 def num_threads() -> int: ...
+def rms_norm_backward(
+    dy: Array,
+    ds: Array | None,
+    x: Array,
+    gamma: Array | None,
+    has_residual: bool,
+    saved: Array,
+    axis: IntOrInts,
+    needs: Sequence[bool],
+    out: Sequence[Array | None],
+) -> Gradients: ...
+def rms_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    residual: Array | None,
+    axis: IntOrInts,
+    epsilon: float,
+    saves: bool,
+) -> tuple[Array, Array | None, Array | None]: ...
 def rmsprop_(
     param: Array,
     grad: Array,

@@ -7,9 +7,10 @@ first argument in place and have no ``vjp``.
 
 A pullback keeps arrays of the caller's, without a copy, and reads them when it is called: array
 arguments and, where the derivative follows from the result, ``y`` itself. The latter are `softmax`,
-`log_softmax`, `attention`, and `dense` and the convolutions with a fused activation of "relu",
-"leaky_relu", "elu", "sigmoid", "tanh" or "softplus". To change one of these arrays first changes
-the gradients: work on a copy, or call the pullback before.
+`log_softmax`, `attention`, `layer_norm` and `rms_norm` with a residual (their second result), and
+`dense` and the convolutions with a fused activation of "relu", "leaky_relu", "elu", "sigmoid",
+"tanh" or "softplus". To change one of these arrays first changes the gradients: work on a copy, or
+call the pullback before.
 
 >>> import numpy as np
 >>> from lamella import ops
