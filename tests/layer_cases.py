@@ -38,9 +38,11 @@ class Case(NamedTuple):
         return self.name in {"Add", "Multiply", "Average", "Concatenate"}
 
     @property
-    def is_attention(self) -> bool:
-        """Keras does not call it on one tensor: tests/test_attention_layers_keras.py."""
-        return self.name.endswith("Attention") or self.name.startswith("Transformer")
+    def is_keras(self) -> bool:
+        """Whether Keras has the layer and calls it as it is called here, on one tensor."""
+        ours = {"PositionalEncoding", "RotaryEmbedding"}
+        attends = self.name.endswith("Attention") or self.name.startswith("Transformer")
+        return self.name not in ours and not attends
 
 
 IMAGE = ((5, 6, 4),)
@@ -159,6 +161,13 @@ CASES = [
         {"intermediate_dim": 5, "num_heads": 1, "activation": "tanh", "normalize_first": True},
         *WIDE,
     ),
+    Case("AdditiveAttention", {}, STEPS, (7, 3)),
+    Case("AdditiveAttention", {"use_scale": False}, ((4, 2),), (4, 2)),
+    Case("PositionalEncoding", {}, ((3, 4),), (3, 4)),
+    Case("PositionalEncoding", {"max_wavelength": 50.0}, ((4, 5),), (4, 5)),
+    Case("RotaryEmbedding", {}, ((3, 4),), (3, 4)),
+    Case("RotaryEmbedding", {"max_wavelength": 9, "scaling_factor": 2}, ((3, 2, 4),), (3, 2, 4)),
+    Case("RotaryEmbedding", {"sequence_axis": 3, "feature_axis": 1}, ((4, 2, 3),), (4, 2, 3)),
 ]
 IDS = [f"{index}-{case.name}" for index, case in enumerate(CASES)]
 

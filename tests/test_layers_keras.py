@@ -16,7 +16,7 @@ from lamella import activations, layers
 
 # Float32 in another order of summation, on sums of at most 100 terms of size 1.
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-5}
-CASES = [case for case in ALL_CASES if not case.is_attention]
+CASES = [case for case in ALL_CASES if case.is_keras]
 IDS = [f"{index}-{case.name}" for index, case in enumerate(CASES)]
 # Arguments of one class with what makes it valid, for comparing defaults.
 REQUIRED: dict[str, dict[str, Any]] = {case.name: case.arguments for case in CASES}

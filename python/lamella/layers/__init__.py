@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from lamella.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
+from lamella.layers.additive_attention import AdditiveAttention
 from lamella.layers.attention import Attention
 from lamella.layers.base import Layer
 from lamella.layers.convolutional import Conv1D, Conv2D, DepthwiseConv2D
@@ -30,6 +31,7 @@ from lamella.layers.pooling import (
     MaxPooling1D,
     MaxPooling2D,
 )
+from lamella.layers.positional import PositionalEncoding, RotaryEmbedding
 from lamella.layers.recurrent import RNN
 from lamella.layers.recurrent_bidirectional import Bidirectional
 from lamella.layers.recurrent_cells import SimpleRNNCell
@@ -67,6 +69,7 @@ __all__ = [
     "RNN",
     "Activation",
     "Add",
+    "AdditiveAttention",
     "Attention",
     "Average",
     "AveragePooling1D",
@@ -111,9 +114,11 @@ __all__ = [
     "MultiHeadAttention",
     "Multiply",
     "Permute",
+    "PositionalEncoding",
     "ReLU",
     "RepeatVector",
     "Reshape",
+    "RotaryEmbedding",
     "SeparableConv2D",
     "SeparableConvolution2D",
     "SimpleRNN",

@@ -137,10 +137,9 @@ class Called(Weighted):
         self, shapes: Shapes, options: Mapping[str, Any], forget_batch: bool = False
     ) -> None:
         required = self._required(shapes)
-        if self.built:
-            self.check_input_shape(required)
-        else:
+        if not self.built:
             self.build(any_batch(required) if forget_batch else required)
+        self.check_input_shape(required)
         if options.get("given"):
             more = dict(zip(options["given"], shapes[len(self.named_inputs) :], strict=True))
             self.check_optional_inputs(required, more)  # type: ignore[arg-type]
