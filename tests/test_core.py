@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -274,12 +273,19 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_multiprocessing_after_use():
-    utils.set_num_threads(2)
-    expected = compute(1)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map_async(compute, [1, 1, 1]).get(timeout=60) == [expected] * 3
+    code = (
+        FORK
+        + """
+import multiprocessing
+expected = compute()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    results = [pool.apply_async(compute) for _ in range(3)]
+    assert [result.get(timeout=60) for result in results] == [expected] * 3
+print("done")
+"""
+    )
+    assert output_of(code) == "done"
 
 
 def test_exit_while_a_thread_computes():
