@@ -93,9 +93,10 @@ def test_signature_and_config(keras: Any, kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"use_scale": True}], ids=str)
-def test_attention(keras: Any, options: Any, rng: np.random.Generator) -> None:
-    ours, theirs = pair(keras, "Attention", rng, **options)
+@pytest.mark.parametrize("score_mode", ["dot", "concat"])
+@pytest.mark.parametrize("use_scale", [False, True])
+def test_attention(keras: Any, use_scale: bool, score_mode: str, rng: np.random.Generator) -> None:
+    ours, theirs = pair(keras, "Attention", rng, use_scale=use_scale, score_mode=score_mode)
     query, value, key = draw(rng, N, S, D), draw(rng, N, L, 2), draw(rng, N, L, D)
     both = {"return_attention_scores": True}
     assert_alike(ours([query, key]), theirs([query, key]))
@@ -176,12 +177,17 @@ def test_first_values_are_spread_alike(keras: Any, kind: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*does not support masking")  # Keras' GroupQueryAttention
 @each_kind
 @pytest.mark.parametrize("mask_zero", [False, True])
-def test_training(keras: Any, kind: str, mask_zero: bool, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("score_mode", ["dot", "concat"])
+def test_training(
+    keras: Any, kind: str, score_mode: str, mask_zero: bool, rng: np.random.Generator
+) -> None:
     """Self-attention between two LSTM layers, as in the article."""
+    if score_mode == "concat" and kind != "Attention":
+        pytest.skip("not an argument of this layer")
 
     def model(module: Any) -> Any:
         layer = getattr(layers, kind) if module is lamella else theirs_of(keras, kind)
-        options = {"use_scale": True} if kind == "Attention" else {}
+        options = {"use_scale": True, "score_mode": score_mode} if kind == "Attention" else {}
         attend = layer(**REQUIRED[kind], **options)
         x = module.layers.Input((6,), dtype="int32")
         y = module.layers.Embedding(7, 4, mask_zero=mask_zero)(x)

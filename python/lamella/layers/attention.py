@@ -9,7 +9,7 @@ import numpy as np
 from lamella import ops
 from lamella.arguments import number
 from lamella.layers.arguments import choice, flag
-from lamella.layers.attention_inputs import agree, check_sequences, visibility
+from lamella.layers.attention_inputs import agree, both, check_sequences, visibility
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
 from lamella.layers.weight import Weight
@@ -19,7 +19,10 @@ from lamella.registry import register
 
 @register("layer")
 class Attention(Layer):
-    """Dot-product attention (Luong et al. 2015): ``y_i = sum_j softmax_j(scale q_i . k_j) v_j``.
+    """Attention without projections: ``y_i = sum_j softmax_j(s_ij) v_j``.
+
+    ``s_ij = scale q_i . k_j`` (Luong et al. 2015), or with ``score_mode="concat"``
+    ``s_ij = weight sum_d tanh(scale (q_id + k_jd))``.
 
     Called on ``[query, value]`` or ``[query, value, key]``, query (N, S, D), value (N, L, Dv) and
     key (N, L, D), by default the value; y (N, S, Dv). On one tensor it is self-attention: the
@@ -29,8 +32,8 @@ class Attention(Layer):
     ----------
     use_scale : bool
         Whether ``scale`` is a trained number; without it is 1, not ``1 / sqrt(D)``.
-    score_mode : {"dot"}
-        How queries and keys are compared.
+    score_mode : {"dot", "concat"}
+        How queries and keys are compared. With "concat" ``weight`` is a trained number.
     dropout : float
         In training, the probability of a weight of a value to be dropped, in [0, 1).
     seed : int, optional
@@ -50,7 +53,8 @@ class Attention(Layer):
     ``mask`` : [query_mask, value_mask] of bool arrays (N, S) and (N, L), each or None
         Where the query's is False, y is 0; where the value's is, no query looks. (One array (N, T)
         where the layer is called on one tensor. In a graph masks flow by themselves.) A query that
-        sees nothing gives 0; in Keras it sees what is masked.
+        sees nothing gives 0; in Keras it sees what is masked. What a mask hides may be NaN, but
+        then so is the gradient of ``scale``.
     ``return_attention_scores`` : bool
         Return ``(y, weights)``, weights (N, S, L) after dropout.
     ``use_causal_mask`` : bool
@@ -80,7 +84,7 @@ class Attention(Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.use_scale = flag(self, "use_scale", use_scale)
-        self.score_mode = choice(self, "score_mode", score_mode, ["dot"])
+        self.score_mode = choice(self, "score_mode", score_mode, ["dot", "concat"])
         self.dropout = number(self.label, "dropout", dropout, 0, 1, exclude=[1])
         self.seed = seed
         try:
@@ -88,6 +92,7 @@ class Attention(Layer):
         except (TypeError, ValueError) as error:
             raise self.error(str(error)) from None
         self.scale: Weight | None = None
+        self.concat_score_weight: Weight | None = None
 
     # -- shapes -------------------------------------------------------------------------------
 
@@ -112,6 +117,8 @@ class Attention(Layer):
     def build(self, input_shape: Any) -> None:
         if self.use_scale:
             self.scale = self.add_weight("scale", (), "ones")
+        if self.score_mode == "concat":
+            self.concat_score_weight = self.add_weight("concat_score_weight", (), "ones")
 
     def compute_output_shape(
         self,
@@ -155,26 +162,24 @@ class Attention(Layer):
 
     # -- computing ----------------------------------------------------------------------------
 
-    def _heads(self, x: Any) -> list[np.ndarray]:
-        """Return query, key and value as those of one head, (N, steps, 1, features)."""
-        query, value, *key = x if isinstance(x, (list, tuple)) else (x, x)
-        return [np.expand_dims(a, 2) for a in (query, key[0] if key else value, value)]
-
     def _op_options(
         self, mask: Any, training: bool, return_attention_scores: bool, use_causal_mask: bool
     ) -> dict[str, Any]:
         drops = training and self.dropout > 0
         # A list has a key's mask too where there is a key; as in Keras it is not used.
         query_mask, value_mask = mask[:2] if isinstance(mask, (list, tuple)) else (mask, mask)
-        return {
-            "scale": 1.0,
+        options = {
             "causal": use_causal_mask,
             "query_offset": 0 if use_causal_mask else None,
             "dropout": self.dropout if drops else 0.0,
             "seed": self._seeds.next() if drops else None,
             "return_weights": return_attention_scores,
-            **visibility(query_mask, value_mask),
         }
+        if self.score_mode == "dot":
+            return {**options, "scale": 1.0, **visibility(query_mask, value_mask)}
+        rows = None if query_mask is None else query_mask[:, :, np.newaxis]
+        columns = None if value_mask is None else value_mask[:, np.newaxis]
+        return {**options, "mask": both(rows, columns)}
 
     def call(
         self,
@@ -184,11 +189,18 @@ class Attention(Layer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> Any:
-        query, key, value = self._heads(x)
-        if self.scale is not None:
-            query = ops.multiply(query, self.scale.value.reshape(1))
+        query, key, value = _inputs(x)
         options = self._op_options(mask, training, return_attention_scores, use_causal_mask)
-        return _without_heads(ops.attention(query, key, value, **options))
+        concat = self.concat_score_weight
+        if self.scale is not None:
+            scale = self.scale.value.reshape(1)
+            query = ops.multiply(query, scale)
+            key = key if concat is None else ops.multiply(key, scale)
+        if concat is not None:
+            weights = np.full(query.shape[2], concat.value)
+            return ops.additive_attention(query, value, key, weights, **options)
+        heads = (np.expand_dims(array, 2) for array in (query, key, value))
+        return _without_heads(ops.attention(*heads, **options))
 
     def forward(
         self,
@@ -198,44 +210,96 @@ class Attention(Layer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> tuple[Any, Pullback]:
-        query, key, value = self._heads(x)
-        scale, needed = self.scale, self.needs_input_gradient
-        trained = scale is not None and self._trainable
-        if scale is not None:
-            query, pull_scale = ops.multiply.vjp(
-                query, scale.value.reshape(1), needs=(needed, trained)
-            )
+        query, key, value = _inputs(x)
         options = self._op_options(mask, training, return_attention_scores, use_causal_mask)
-        y, pull = ops.attention.vjp(
+        needed = self.needs_input_gradient
+        concat = self.concat_score_weight is not None
+        pull_query = pull_key = None
+        if self.scale is not None:
+            query, pull_query = self._scaled(query)
+            if concat:
+                key, pull_key = self._scaled(key)
+        needs = (
+            needed or (pull_query is not None and self._trainable),
+            needed or (pull_key is not None and self._trainable),
+            needed,
+        )
+        attend = self._concat_vjp if concat else self._dot_vjp
+        results, pull = attend(query, key, value, needs, options)
+
+        def pullback(dy: Any) -> Any:
+            d_query, d_key, d_value = pull(*(dy if return_attention_scores else (dy,)))
+            if pull_query is not None:
+                d_query = pull_query(d_query)
+            if pull_key is not None:
+                d_key = pull_key(d_key)
+            return _gradients(x, d_query, d_key, d_value, needed)
+
+        return results, pullback
+
+    def _scaled(self, array: np.ndarray) -> tuple[np.ndarray, Pullback]:
+        """Return scale * array, and a pullback that gives the scale its gradient."""
+        scale, trained = self.scale, self._trainable
+        assert scale is not None
+        y, pull = ops.multiply.vjp(
+            array, scale.value.reshape(1), needs=(self.needs_input_gradient, trained)
+        )
+
+        def pullback(dy: np.ndarray | None) -> np.ndarray | None:
+            if dy is None:
+                return None
+            dx, d_scale = pull(dy)
+            if d_scale is not None:
+                scale.add_gradient(d_scale.reshape(()))
+            return dx
+
+        return y, pullback
+
+    def _dot_vjp(
+        self,
+        query: np.ndarray,
+        key: np.ndarray,
+        value: np.ndarray,
+        needs: tuple[bool, bool, bool],
+        options: dict[str, Any],
+    ) -> tuple[Any, Pullback]:
+        heads = (np.expand_dims(array, 2) for array in (query, key, value))
+        results, pull = ops.attention.vjp(*heads, needs=(*needs, False, False), **options)
+
+        def pullback(dy: np.ndarray | None, *d_weights: np.ndarray | None) -> Any:
+            of_heads = [None if dy is None else np.expand_dims(dy, 2)]
+            of_heads += [None if d is None else np.expand_dims(d, 1) for d in d_weights]
+            return [None if d is None else np.squeeze(d, 2) for d in pull(*of_heads)[:3]]
+
+        return _without_heads(results), pullback
+
+    def _concat_vjp(
+        self,
+        query: np.ndarray,
+        key: np.ndarray,
+        value: np.ndarray,
+        needs: tuple[bool, bool, bool],
+        options: dict[str, Any],
+    ) -> tuple[Any, Pullback]:
+        weight, trained = self.concat_score_weight, self._trainable
+        assert weight is not None
+        of_query, of_key, of_value = needs
+        results, pull = ops.additive_attention.vjp(
             query,
-            key,
             value,
-            needs=(needed or trained, needed, needed, False, False),
+            key,
+            np.full(query.shape[2], weight.value),
+            needs=(of_query, of_value, of_key, trained, False),
             **options,
         )
 
-        def pullback(dy: Any) -> Any:
-            dy, d_weights = dy if return_attention_scores else (dy, None)
-            d_results = [None if dy is None else np.expand_dims(dy, 2)]
-            if return_attention_scores:
-                d_results.append(None if d_weights is None else np.expand_dims(d_weights, 1))
-            d_query, d_key, d_value, *_ = pull(*d_results)
-            if scale is not None:
-                d_query, d_scale = pull_scale(d_query)
-                if trained:
-                    scale.add_gradient(d_scale.reshape(()))  # type: ignore[union-attr]
-            return self._gradients(x, d_query, d_key, d_value)
+        def pullback(*dy: np.ndarray | None) -> Any:
+            d_query, d_value, d_key, d_weights, _ = pull(*dy)
+            if d_weights is not None:
+                weight.add_gradient(d_weights.sum(dtype=np.float32, keepdims=True).reshape(()))
+            return d_query, d_key, d_value
 
-        return _without_heads(y), pullback
-
-    def _gradients(self, x: Any, *of_heads: Any) -> Any:
-        """Return the gradients to what the layer was called on."""
-        if any(gradient is None for gradient in of_heads):
-            return (None,) * len(x) if isinstance(x, (list, tuple)) else None
-        query, key, value = (np.squeeze(gradient, 2) for gradient in of_heads)
-        if not isinstance(x, (list, tuple)):
-            return ops.add(ops.add(query, key), value)
-        return (query, value, key) if len(x) == 3 else (query, ops.add(key, value))
+        return results, pullback
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -245,6 +309,21 @@ class Attention(Layer):
             "dropout": self.dropout,
             "seed": self.seed,
         }
+
+
+def _inputs(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return query, key and value."""
+    query, value, *key = x if isinstance(x, (list, tuple)) else (x, x)
+    return query, key[0] if key else value, value
+
+
+def _gradients(x: Any, query: Any, key: Any, value: Any, needed: bool) -> Any:
+    """Return the gradients to what the layer was called on."""
+    if not needed:
+        return (None,) * len(x) if isinstance(x, (list, tuple)) else None
+    if not isinstance(x, (list, tuple)):
+        return ops.add(ops.add(query, key), value)
+    return (query, value, key) if len(x) == 3 else (query, ops.add(key, value))
 
 
 def _without_heads(results: Any) -> Any:
