@@ -79,6 +79,8 @@ def masks_after(*stack: Layer, x: Any = X) -> Any:
         (Dropout(0.5),),
         (Dense(3), Dense(2, activation="softmax")),
         (BatchNormalization(),),
+        (layers.LayerNormalization(), layers.RMSNormalization()),
+        (layers.GroupNormalization(2), layers.UnitNormalization()),
         (TimeDistributed(Dense(3)),),
         (Sequential([Dense(3), Dense(2)]),),
     ],

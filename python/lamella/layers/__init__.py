@@ -17,6 +17,12 @@ from lamella.layers.convolutional import Conv1D, Conv2D, DepthwiseConv2D
 from lamella.layers.core import Dense
 from lamella.layers.embedding import Embedding
 from lamella.layers.graph import Input, InputLayer
+from lamella.layers.group_normalization import GroupNormalization
+from lamella.layers.layer_normalization import (
+    LayerNormalization,
+    RMSNormalization,
+    UnitNormalization,
+)
 from lamella.layers.masking import Masking
 from lamella.layers.merging import Add, Average, Concatenate, Multiply
 from lamella.layers.multi_head_attention import GroupedQueryAttention, MultiHeadAttention
@@ -99,12 +105,14 @@ __all__ = [
     "GlobalMaxPool2D",
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
+    "GroupNormalization",
     "GroupQueryAttention",
     "GroupedQueryAttention",
     "Input",
     "InputLayer",
     "LSTMCell",
     "Layer",
+    "LayerNormalization",
     "LeakyReLU",
     "Masking",
     "MaxPool1D",
@@ -115,6 +123,7 @@ __all__ = [
     "Multiply",
     "Permute",
     "PositionalEncoding",
+    "RMSNormalization",
     "ReLU",
     "RepeatVector",
     "Reshape",
@@ -129,6 +138,7 @@ __all__ = [
     "TimeDistributed",
     "TransformerDecoder",
     "TransformerEncoder",
+    "UnitNormalization",
     "UpSampling2D",
     "Weight",
     "ZeroPadding2D",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lamella import initializers, masks, ops, regularizers
+from lamella import initializers, masks, ops
 from lamella.arguments import number
-from lamella.layers.arguments import flag, reject
-from lamella.layers.base import Layer, Pullback
+from lamella.layers.arguments import reject
+from lamella.layers.base import Pullback
+from lamella.layers.scale_and_center import ScaleAndCenter
 from lamella.layers.shapes import Shape, Shapes
 from lamella.layers.weight import Weight
 from lamella.registry import register
 
 
 @register("layer")
-class BatchNormalization(Layer):
+class BatchNormalization(ScaleAndCenter):
     """``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``, a channel at a time.
 
     x (N, ..., C); gamma, beta, moving_mean, moving_variance (C,). In training the mean and the
@@ -62,8 +62,6 @@ str or Initializer
     supports_masking = True
     uses_mask = True
 
-    gamma: Weight | None
-    beta: Weight | None
     moving_mean: Weight
     moving_variance: Weight
 
@@ -88,50 +86,40 @@ str or Initializer
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            epsilon,
+            center,
+            scale,
+            beta_initializer,
+            gamma_initializer,
+            beta_regularizer,
+            gamma_regularizer,
+            beta_constraint,
+            gamma_constraint,
+            **kwargs,
+        )
         reject(
             self,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
             renorm=renorm,
             renorm_clipping=renorm_clipping,
             renorm_momentum=None if renorm_momentum == 0.99 else renorm_momentum,
             synchronized=synchronized,
         )
-        if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-            raise self.error(f"axis expects an integer, got {axis!r}")
-        self.axis = operator.index(axis)
+        self.axis = self.integer_axis(axis)
         self.momentum = number(self.label, "momentum", momentum, 0, 1)
-        self.epsilon = number(self.label, "epsilon", epsilon, 0, exclude=[0])
-        self.center = flag(self, "center", center)
-        self.scale = flag(self, "scale", scale)
         try:
-            self.beta_initializer = initializers.get(beta_initializer)
-            self.gamma_initializer = initializers.get(gamma_initializer)
             self.moving_mean_initializer = initializers.get(moving_mean_initializer)
             self.moving_variance_initializer = initializers.get(moving_variance_initializer)
-            self.beta_regularizer = regularizers.get(beta_regularizer)
-            self.gamma_regularizer = regularizers.get(gamma_regularizer)
         except ValueError as error:
             raise self.error(str(error)) from None
 
     def check_input_shape(self, input_shape: Shapes) -> None:
         super().check_input_shape(input_shape)
-        if self.axis not in (-1, len(input_shape) - 1):
-            raise self.error(
-                f"axis={self.axis} of input shape {input_shape} is not supported: the channels "
-                "must be the last axis"
-            )
+        self.expect_last_axis(self.axis, input_shape)
 
     def build(self, input_shape: Shape) -> None:
         shape = (self.known_channels(input_shape),)
-        self.gamma = self.beta = None
-        if self.scale:
-            self.gamma = self.add_weight(
-                "gamma", shape, self.gamma_initializer, self.gamma_regularizer
-            )
-        if self.center:
-            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)
+        self.add_gamma_and_beta(shape)
         self.moving_mean = self.add_weight(
             "moving_mean", shape, self.moving_mean_initializer, trainable=False
         )
@@ -142,57 +130,29 @@ str or Initializer
     def forward(
         self, x: np.ndarray, training: bool, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, Pullback]:
-        gamma, beta, trained = self.gamma, self.beta, self._trainable
-        scale = None if gamma is None else gamma.value
-        shift = None if beta is None else beta.value
-        needs = (
-            self.needs_input_gradient,
-            trained and gamma is not None,
-            trained and beta is not None,
-            False,
-            False,
-        )
-        statistics: tuple[None, ...] = ()
-        if training and trained:
+        y: Any
+        gamma, beta = self.gamma_and_beta()
+        needs = (*self.wanted_gradients(), False, False)
+        if training and self._trainable:
             vjp = ops.batch_norm.vjp if mask is None else _counting(mask)
             (y, mean, variance), pull = vjp(
-                x, scale, shift, None, None, needs=needs, epsilon=self.epsilon
+                x, gamma, beta, None, None, needs=needs, epsilon=self.epsilon
             )
             self._move(mean, variance)
             # The statistics leave the layer only through the moving ones: no gradient.
-            statistics = (None, None)
-        else:
-            mean, variance = self.moving_mean.value, self.moving_variance.value
-            y, pull = ops.batch_norm.vjp(
-                x, scale, shift, mean, variance, needs=needs, epsilon=self.epsilon
-            )
-
-        def pullback(dy: np.ndarray) -> np.ndarray | None:
-            if not trained:
-                return pull(dy)[0]
-            out = (
-                None,
-                None if gamma is None else gamma.gradient_out(),
-                None if beta is None else beta.gradient_out(),
-                None,
-                None,
-            )
-            dx, dgamma, dbeta, _, _ = pull(dy, *statistics, out=out)
-            if gamma is not None:
-                gamma.add_gradient(dgamma)
-            if beta is not None:
-                beta.add_gradient(dbeta)
-            return dx
-
-        return y, pullback
+            return y, self.pullback_of(pull, results=3, others=2)
+        mean, variance = self.moving_mean.value, self.moving_variance.value
+        y, pull = ops.batch_norm.vjp(
+            x, gamma, beta, mean, variance, needs=needs, epsilon=self.epsilon
+        )
+        return y, self.pullback_of(pull, others=2)
 
     def call(
         self, x: np.ndarray, training: bool = False, mask: np.ndarray | None = None
     ) -> np.ndarray:
         if training and mask is not None:
             return self.forward(x, training, mask)[0]
-        gamma = None if self.gamma is None else self.gamma.value
-        beta = None if self.beta is None else self.beta.value
+        gamma, beta = self.gamma_and_beta()
         if training and self._trainable:
             normalized, mean, variance = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon)
             self._move(mean, variance)
@@ -210,25 +170,14 @@ str or Initializer
             moving *= keep
             moving += batch * take
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
-        beta, gamma = self.beta_regularizer, self.gamma_regularizer
         serialize = initializers.serialize
         return {
             **super().get_config(),
             "axis": self.axis,
             "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "center": self.center,
-            "scale": self.scale,
-            "beta_initializer": serialize(self.beta_initializer),
-            "gamma_initializer": serialize(self.gamma_initializer),
             "moving_mean_initializer": serialize(self.moving_mean_initializer),
             "moving_variance_initializer": serialize(self.moving_variance_initializer),
-            "beta_regularizer": None if beta is None else regularizers.serialize(beta),
-            "gamma_regularizer": None if gamma is None else regularizers.serialize(gamma),
         }
 
 
