@@ -10,7 +10,7 @@ import pytest
 from keras_peer import import_keras
 from layer_cases import randomize
 
-from lamella import layers, utils
+from lamella import layers
 from lamella.layers import (
     GroupedQueryAttention,
     Input,
@@ -177,7 +177,6 @@ def test_masks_flow(kind: Any, normalize_first: bool, rng: np.random.Generator) 
 
 
 def test_encoder_and_decoder_in_a_model(tmp_path: Path, rng: np.random.Generator) -> None:
-    utils.set_random_seed(4)  # whether so few steps suffice depends on where they begin
     words, others = rng.integers(1, 9, (N, L)), rng.integers(1, 9, (N, T))
     words[~SOURCE] = 0
     source, target = Input((L,), dtype="int32"), Input((T,), dtype="int32")
