@@ -9,6 +9,7 @@ import pytest
 
 from lamella.layers import LSTM, Attention, Dense, Embedding, MultiHeadAttention
 from lamella.models import Sequential, load_model
+from lamella.utils import set_random_seed
 
 input_dim, max_length, output_dim = 50, 12, 3
 
@@ -52,6 +53,7 @@ def masked(network: Sequential) -> Sequential:
 @pytest.mark.parametrize("mask_zero", [False, True])
 @pytest.mark.parametrize("network", [attention_network, transformer_network])
 def test_listing(network: Any, mask_zero: bool, tmp_path: Any, rng: np.random.Generator) -> None:
+    set_random_seed(1)
     model = masked(network()) if mask_zero else network()
     model.compile(optimizer='adam',
                   loss='sparse_categorical_crossentropy',

@@ -19,6 +19,7 @@ from lamella.layers import (
     TransformerEncoder,
 )
 from lamella.models import Model, Sequential, clone_model, load_model
+from lamella.utils import set_random_seed
 
 N, T, L, D = 3, 5, 4, 6
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
@@ -177,6 +178,7 @@ def test_masks_flow(kind: Any, normalize_first: bool, rng: np.random.Generator) 
 
 
 def test_encoder_and_decoder_in_a_model(tmp_path: Path, rng: np.random.Generator) -> None:
+    set_random_seed(1)
     words, others = rng.integers(1, 9, (N, L)), rng.integers(1, 9, (N, T))
     words[~SOURCE] = 0
     source, target = Input((L,), dtype="int32"), Input((T,), dtype="int32")
@@ -196,7 +198,7 @@ def test_encoder_and_decoder_in_a_model(tmp_path: Path, rng: np.random.Generator
     hidden[0, 1] = 7
     assert not np.allclose(model.predict([hidden, others], verbose=0), expected)
     model.compile("adam", "sparse_categorical_crossentropy")
-    losses = model.fit([words, others], others, epochs=30, verbose=0).history["loss"]
+    losses = model.fit([words, others], others, epochs=90, verbose=0).history["loss"]
     assert losses[-1] < 0.7 * losses[0]
     assert len(model.layers) == 6
 
