@@ -49,8 +49,9 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     wanted = dict(zip(case.arguments, case.needs, strict=True))
     needs = tuple(wanted.get(name, False) for name in names)
     # Of an op with several results the first one has a gradient: batch_norm's statistics have none,
-    # nor have the final states of a recurrent op.
-    gradients = (dy,) + (None,) * _OTHER_RESULTS.get(case.op, 0)
+    # nor have the final states of a recurrent op, nor the sum with a residual.
+    others = 1 if "residual" in case.arguments else _OTHER_RESULTS.get(case.op, 0)
+    gradients = (dy,) + (None,) * others
     same = {name: a.same_as for name, a in case.arguments.items() if a.same_as is not None}
     doubles = [(names.index(name), names.index(first)) for name, first in same.items()]
 

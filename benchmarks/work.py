@@ -55,10 +55,12 @@ def work(case: Case) -> Work:
     if case.op == "embedding":
         return _embedding(case)
     op = _OPS[case.op]
+    # With a residual the sum is a result too.
+    results = 2 if "residual" in case.arguments else 1
     result = 4.0 * math.prod(op.result(case))
     forward_terms, backward_terms = op.terms(case)
     read = sum(_nbytes(case, name) for name in case.arguments)
-    forward = Work(op.flops(case), read, result, forward_terms)
+    forward = Work(op.flops(case), read, results * result, forward_terms)
     if case.direction == "forward":
         return forward
     read = result + sum(
@@ -219,6 +221,17 @@ def _step_terms(case: Case) -> tuple[int, int]:
     return (case.shape("x")[1] + case.shape("h")[1],) * 2
 
 
+def _layer_terms(case: Case) -> tuple[int, int]:
+    *lead, size = case.shape("x")
+    return size, max(size, math.prod(lead))  # rows are summed in gamma's gradient
+
+
+def _group_terms(case: Case) -> tuple[int, int]:
+    images, *lead, channels = case.shape("x")
+    run = math.prod(lead) * channels // case.options["groups"]
+    return run, max(run, images * math.prod(lead))
+
+
 def _recurrent_result(case: Case) -> Shape:
     return (*case.shape("x")[:2], case.shape("recurrent_kernel")[0])
 
@@ -347,6 +360,9 @@ _OPS: dict[str, _Op] = {
     "rotary_embedding": _Op(_same("x"), saved=("cos", "sin")),
     "softmax": _Op(_same("x"), terms=_row_terms("x"), saved=("y",)),
     "batch_norm": _Op(_same("x"), terms=_column_terms, saved=("x", "gamma")),
+    "layer_norm": _Op(_same("x"), terms=_layer_terms, saved=("x", "gamma")),
+    "rms_norm": _Op(_same("x"), terms=_layer_terms, saved=("x", "gamma")),
+    "group_norm": _Op(_same("x"), terms=_group_terms, saved=("x", "gamma")),
     "embedding": _Op(lambda case: (*case.shape("indices"), case.shape("table")[1])),
     "relu": _Op(_same("x"), saved=("x",)),
     "gelu": _Op(_same("x"), saved=("x",)),

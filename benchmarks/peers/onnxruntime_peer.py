@@ -93,11 +93,27 @@ def _softmax(case: Case, arrays: dict[str, np.ndarray]) -> Side:
     return side([helper.make_node("Softmax", ["x"], ["y"], axis=-1)], arrays, {})
 
 
+def _layer_norm(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+    constants = {name: arrays[name] for name in ("gamma", "beta")}
+    inputs = {name: array for name, array in arrays.items() if name not in constants}
+    nodes = [helper.make_node("Add", list(inputs), ["s"])] if len(inputs) > 1 else []
+    nodes.append(
+        helper.make_node(
+            "LayerNormalization",
+            ["s" if nodes else "x", *constants],
+            ["y"],
+            epsilon=case.options.get("epsilon", 1e-3),
+        )
+    )
+    return side(nodes, inputs, constants)
+
+
 _GRAPHS = {
     "matmul": _matmul,
     "dense": _dense,
     "conv2d": _conv2d,
     "softmax": _softmax,
+    "layer_norm": _layer_norm,
     "lstm_step": onnxruntime_recurrent.step,
     "gru_step": onnxruntime_recurrent.step,
 }

@@ -168,6 +168,26 @@ def _batch_norm(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
     )
 
 
+def _sum(t: Tensors) -> torch.Tensor:
+    """What is normalized: x, with the residual if there is one."""
+    return t["x"] + t["residual"] if "residual" in t else t["x"]
+
+
+def _layer_norm(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    epsilon = options.get("epsilon", 1e-3)
+    return functional.layer_norm(_sum(t), t["gamma"].shape, t["gamma"], t["beta"], epsilon)
+
+
+def _rms_norm(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    epsilon = options.get("epsilon", 1e-6)
+    return functional.rms_norm(_sum(t), t["gamma"].shape, t["gamma"], epsilon)
+
+
+def _group_norm(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
+    epsilon = options.get("epsilon", 1e-3)
+    return functional.group_norm(t["x"], options["groups"], t["gamma"], t["beta"], epsilon)
+
+
 def _gelu(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
     approximate = "tanh" if options.get("approximate", True) else "none"
     return functional.gelu(t["x"], approximate=approximate)
@@ -190,6 +210,9 @@ _OPS = {
     "rotary_embedding": torch_attention.ROTARY_EMBEDDING,
     "softmax": Op(lambda t, options: torch.softmax(t["x"], options.get("axis", -1))),
     "batch_norm": Op(_batch_norm, _IMAGES, IMAGE),
+    "layer_norm": Op(_layer_norm),
+    "rms_norm": Op(_rms_norm),
+    "group_norm": Op(_group_norm, _IMAGES, IMAGE),
     "relu": Op(lambda t, options: functional.relu(t["x"])),
     "gelu": Op(_gelu),
     "dropout": Op(lambda t, options: functional.dropout(t["x"], options["rate"], training=True)),
