@@ -1,16 +1,11 @@
-#include <algorithm>
-
 #include "core/argument_gradients.h"
-#include "core/philox.h"
 #include "ops/additive_attention/additive_attention.h"
+#include "ops/attention/attention_arguments.h"
 
 namespace lamella {
 namespace {
 
 constexpr const char* op = "additive_attention";
-
-// Of a query's position: far beyond all keys, and sums with positions fit 63 bits.
-constexpr std::int64_t largest_offset = attention::unbounded / 2;
 
 struct AdditiveArguments {
   additive_attention::Problem problem;
@@ -75,39 +70,6 @@ attention::Strides mask_strides(const AdditiveArguments& a) {
   return {strides[0], 0, strides[1], strides[2]};
 }
 
-void read_offsets(AdditiveArguments& a, py::handle offset) {
-  attention::Problem& p = a.problem.pairs;
-  p.offset = p.keys - p.queries;
-  if (offset.is_none()) return;
-  if (!py::isinstance<py::array>(offset)) {
-    p.offset = std::clamp(int_option(op, "query_offset", offset), -largest_offset, largest_offset);
-    return;
-  }
-  a.query_offsets = index_input(op, "query_offset", offset);
-  expect_shape(op, "query_offset", a.query_offsets, {p.batch}, "one a sequence");
-  const std::int64_t* const offsets = a.query_offsets.data();
-  for (std::int64_t n = 0; n < p.batch; ++n) {
-    if (offsets[n] < -largest_offset || offsets[n] > largest_offset) {
-      throw ValueError(message(op, ": query_offset must lie within 2**59 of 0, got ", offsets[n],
-                               " for sequence ", n));
-    }
-  }
-}
-
-void read_dropout(attention::Problem& p, py::handle dropout, py::handle seed) {
-  const double rate = real_option(op, "dropout", dropout);
-  if (!(rate >= 0.0 && rate < 1.0)) {
-    throw ValueError(message(op, ": dropout must lie in [0, 1), got ", rate));
-  }
-  if (!seed.is_none()) p.dropout.seed = seed_option(op, "seed", seed);
-  if (rate == 0.0) return;
-  if (seed.is_none()) throw ValueError(message(op, ": dropout needs a seed"));
-  checked_product(op, "the scores", {p.batch + 1, p.queries + 1, p.keys + 32});
-  p.dropout.threshold = dropout_threshold(rate);
-  p.dropout.scale = static_cast<float>(1.0 / (1.0 - rate));
-  p.drops = p.dropout.threshold <= 0xFFFFFFFFu;  // a smaller rate drops nothing
-}
-
 // arrays: query, value, key, scale, mask. options: causal, query_offset, dropout, seed.
 AdditiveArguments additive_arguments(const py::tuple& arrays, const py::tuple& options) {
   AdditiveArguments a = {};
@@ -124,8 +86,8 @@ AdditiveArguments additive_arguments(const py::tuple& arrays, const py::tuple& o
   }
   p.left = p.right = attention::unbounded;
   if (bool_option(op, "causal", options[0])) p.right = 0;
-  read_offsets(a, options[1]);
-  read_dropout(p, options[2], options[3]);
+  a.query_offsets = read_query_offset(op, p, options[1]);
+  read_dropout(op, p, options[2], options[3]);
   return a;
 }
 

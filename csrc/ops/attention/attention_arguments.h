@@ -26,6 +26,10 @@ struct AttentionArguments {
   void read();
 };
 
+// `offset` of the problem, or an array of one a sequence.
+Input<std::int64_t> read_query_offset(const char* op, attention::Problem& p, py::handle offset);
+void read_dropout(const char* op, attention::Problem& p, py::handle dropout, py::handle seed);
+
 // options: scale, causal, query_offset, key_lengths, window, softcap, alibi_slopes, dropout, seed.
 AttentionArguments attention_arguments(const char* op, FloatInput query, FloatInput key,
                                        FloatInput value, py::handle mask, py::handle bias,

@@ -94,25 +94,6 @@ void read_window(const char* op, attention::Problem& p, py::handle window, py::h
   if (bool_option(op, "causal", causal)) p.right = 0;
 }
 
-void read_offsets(const char* op, AttentionArguments& a, py::handle offset) {
-  attention::Problem& p = a.problem;
-  p.offset = p.keys - p.queries;
-  if (offset.is_none()) return;
-  if (!py::isinstance<py::array>(offset)) {
-    p.offset = std::clamp(int_option(op, "query_offset", offset), -largest_offset, largest_offset);
-    return;
-  }
-  a.query_offsets = index_input(op, "query_offset", offset);
-  expect_shape(op, "query_offset", a.query_offsets, {p.batch}, "one a sequence");
-  const std::int64_t* const offsets = a.query_offsets.data();
-  for (std::int64_t n = 0; n < p.batch; ++n) {
-    if (offsets[n] < -largest_offset || offsets[n] > largest_offset) {
-      throw ValueError(message(op, ": query_offset must lie within 2**59 of 0, got ", offsets[n],
-                               " for sequence ", n));
-    }
-  }
-}
-
 void read_lengths(const char* op, AttentionArguments& a, py::handle lengths) {
   if (lengths.is_none()) return;
   const attention::Problem& p = a.problem;
@@ -124,6 +105,39 @@ void read_lengths(const char* op, AttentionArguments& a, py::handle lengths) {
     throw ValueError(message(op, ": key_lengths must lie in [0, ", p.keys, "], got ", values[n],
                              " for sequence ", n));
   }
+}
+
+float positive_real(const char* op, const char* name, py::handle object) {
+  const double value = real_option(op, name, object);
+  if (!(value > 0.0)) throw ValueError(message(op, ": ", name, " must be positive, got ", value));
+  return static_cast<float>(value);
+}
+
+FloatInput optional_gradient(const char* op, const char* name, py::handle dy, const Shape& shape) {
+  FloatInput gradient = optional_float_input(op, name, dy);
+  if (gradient) expect_shape(op, name, gradient, shape);
+  return gradient;
+}
+
+}  // namespace
+
+Input<std::int64_t> read_query_offset(const char* op, attention::Problem& p, py::handle offset) {
+  p.offset = p.keys - p.queries;
+  if (offset.is_none()) return {};
+  if (!py::isinstance<py::array>(offset)) {
+    p.offset = std::clamp(int_option(op, "query_offset", offset), -largest_offset, largest_offset);
+    return {};
+  }
+  Input<std::int64_t> array = index_input(op, "query_offset", offset);
+  expect_shape(op, "query_offset", array, {p.batch}, "one a sequence");
+  const std::int64_t* const offsets = array.data();
+  for (std::int64_t n = 0; n < p.batch; ++n) {
+    if (offsets[n] < -largest_offset || offsets[n] > largest_offset) {
+      throw ValueError(message(op, ": query_offset must lie within 2**59 of 0, got ", offsets[n],
+                               " for sequence ", n));
+    }
+  }
+  return array;
 }
 
 void read_dropout(const char* op, attention::Problem& p, py::handle dropout, py::handle seed) {
@@ -141,20 +155,6 @@ void read_dropout(const char* op, attention::Problem& p, py::handle dropout, py:
   p.dropout.scale = static_cast<float>(1.0 / (1.0 - rate));
   p.drops = p.dropout.threshold <= 0xFFFFFFFFu;  // a smaller rate drops nothing
 }
-
-float positive_real(const char* op, const char* name, py::handle object) {
-  const double value = real_option(op, name, object);
-  if (!(value > 0.0)) throw ValueError(message(op, ": ", name, " must be positive, got ", value));
-  return static_cast<float>(value);
-}
-
-FloatInput optional_gradient(const char* op, const char* name, py::handle dy, const Shape& shape) {
-  FloatInput gradient = optional_float_input(op, name, dy);
-  if (gradient) expect_shape(op, name, gradient, shape);
-  return gradient;
-}
-
-}  // namespace
 
 AttentionArguments attention_arguments(const char* op, FloatInput query, FloatInput key,
                                        FloatInput value, py::handle mask, py::handle bias,
@@ -177,7 +177,7 @@ AttentionArguments attention_arguments(const char* op, FloatInput query, FloatIn
   p.scale = options[0].is_none() ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.size)))
                                  : static_cast<float>(real_option(op, "scale", options[0]));
   read_window(op, p, options[4], options[1]);
-  read_offsets(op, a, options[2]);
+  a.query_offsets = read_query_offset(op, p, options[2]);
   read_lengths(op, a, options[3]);
   p.softcap = options[5].is_none() ? 0.0f : positive_real(op, "softcap", options[5]);
   if (!options[6].is_none()) {
