@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(LAMELLA_DEVICE)  // a module of device kernels (csrc/cuda) has one set, theirs
+#define LAMELLA_FOR_EACH_ISA(X) X(device)
+#elif defined(__x86_64__) || defined(_M_X64)
 #define LAMELLA_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512)
 #elif defined(__aarch64__)
 #define LAMELLA_FOR_EACH_ISA(X) X(neon)
@@ -38,7 +40,11 @@ extern int isa_in_use;
 }
 
 inline Isa current_isa() {
+#if defined(LAMELLA_DEVICE)
+  return Isa::device;
+#else
   return static_cast<Isa>(detail::isa_in_use);
+#endif
 }
 
 }  // namespace lamella

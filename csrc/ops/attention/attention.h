@@ -42,7 +42,7 @@ constexpr std::int64_t unbounded = std::int64_t{1} << 60;
 // axes that it repeats.
 struct Strides {
   std::int64_t n, a, i, j;
-  std::int64_t at(std::int64_t sequence, std::int64_t head, std::int64_t query) const {
+  constexpr std::int64_t at(std::int64_t sequence, std::int64_t head, std::int64_t query) const {
     return sequence * n + head * a + query * i;
   }
 };
@@ -74,8 +74,8 @@ struct Problem {
   bool drops;
   dropout::Mask dropout;
 
-  std::int64_t group() const { return heads / key_heads; }
-  std::int64_t dropout_row() const { return (keys + 31) / 32 * 32; }
+  constexpr std::int64_t group() const { return heads / key_heads; }
+  constexpr std::int64_t dropout_row() const { return (keys + 31) / 32 * 32; }
 };
 
 struct Results {
