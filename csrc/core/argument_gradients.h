@@ -2,7 +2,6 @@
 // `needs` says so or the argument is absent. For bindings that take both as tuples.
 #pragma once
 
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,8 +82,7 @@ class ArgumentGradients {
   // Zeros everywhere.
   void clear() const {
     for (const Output& output : outputs_) {
-      if (output.data == nullptr) continue;
-      std::memset(output.data, 0, static_cast<std::size_t>(output.size) * sizeof(float));
+      if (output.data != nullptr) fill_zeros(output.data, output.size);
     }
   }
 

@@ -10,41 +10,30 @@ std::string type_name(py::handle object) {
   return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
-py::array as_array(const char* op, const char* name, py::handle object) {
-  if (!py::isinstance<py::array>(object)) {
-    throw TypeError(message(op, ": ", name, " must be a NumPy array, got ", type_name(object)));
+ArrayView checked_view(const char* op, const char* name, py::handle object) {
+  if (!is_array(object)) {
+    throw TypeError(message(op, ": ", name, " must be ", array_kind, ", got ", type_name(object)));
   }
-  return py::reinterpret_borrow<py::array>(object);
+  return view_array(object);
 }
 
-bool is_readable_in_place(const py::array& array, std::size_t item) {
-  return (array.flags() & py::array::c_style) != 0 &&
-         reinterpret_cast<std::uintptr_t>(array.data()) % item == 0;
+[[noreturn]] void wrong_type(const char* op, const char* name, py::handle array,
+                             const char* wanted) {
+  throw TypeError(
+      message(op, ": ", name, " must be ", wanted, ", got an array of ", type_text(array)));
 }
 
-[[noreturn]] void wrong_dtype(const char* op, const char* name, const py::array& array,
-                              const char* wanted) {
-  throw TypeError(message(op, ": ", name, " must be ", wanted, ", got an array of ",
-                          std::string(py::str(array.dtype()))));
-}
-
-bool is_native(const py::dtype& dtype) {
-  const char order = dtype.byteorder();
-  return order == '=' || order == '|';
+ArrayView float_view(const char* op, const char* name, py::handle object) {
+  const ArrayView view = checked_view(op, name, object);
+  if (view.type != ElementType::float32) wrong_type(op, name, object, "float32");
+  return view;
 }
 
 template <class T>
-py::array_t<T> new_array(const char* op, const Shape& shape, const char* what = "the result") {
-  std::int64_t bytes = sizeof(T);
-  std::int64_t checked = sizeof(T);
-  for (const std::int64_t size : shape) {
-    bytes *= size;
-    checked = checked_multiply(op, what, checked, size == 0 ? 1 : size);
-    if (size == 0) bytes = 0;
-  }
-  void* block = pool_allocate(op, static_cast<std::size_t>(bytes));
-  py::capsule owner(block, [](void* p) { pool_release(p); });
-  return py::array_t<T>(shape, static_cast<const T*>(block), owner);
+Input<T> input_of(const char* op, const char* name, py::handle object, ElementType type,
+                  const char* wanted) {
+  if (checked_view(op, name, object).type != type) wrong_type(op, name, object, wanted);
+  return {op, py::reinterpret_borrow<py::object>(object)};
 }
 
 }  // namespace
@@ -60,29 +49,38 @@ std::string shape_text(const Shape& shape) {
 }
 
 template <class T>
-Input<T>::Input(const char* op, py::array array)
-    : ndim(static_cast<int>(array.ndim())),
-      shape(reinterpret_cast<const std::int64_t*>(array.shape())),
-      size(static_cast<std::int64_t>(array.size())),
-      op_(op) {
-  static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
+constexpr ElementType element_type = ElementType::float32;
+template <>
+constexpr ElementType element_type<std::uint8_t> = ElementType::uint8;
+template <>
+constexpr ElementType element_type<std::int64_t> = ElementType::int64;
+
+template <class T>
+Input<T>::Input(const char* op, py::object array) : op_(op) {
+  const ArrayView view = view_array(array);
+  ndim = view.ndim;
+  shape = view.shape;
+  size = view.size;
   // An empty array may have a null pointer, which here means "not copied yet".
   static const T nothing{};
+  const bool is_bytes = sizeof(T) == 1 && view.type == ElementType::boolean;
   if (size == 0) {
     data_ = &nothing;
-  } else if (array.itemsize() == sizeof(T) && is_readable_in_place(array, alignof(T))) {
-    data_ = static_cast<const T*>(array.data());
+  } else if (view.type == element_type<T> || is_bytes) {
+    data_ = static_cast<const T*>(view.data);
   }
   array_ = std::move(array);
 }
 
 template <class T>
 void Input<T>::copy() const {
-  py::array_t<T> copy = new_array<T>(op_, Shape(shape, shape + ndim), "an array");
-  T* const elements = copy.mutable_data();
-  copy[py::ellipsis()] = array_;  // NumPy knows all layouts, and widens int32
-  copy_ = std::move(copy);
-  data_ = elements;
+  copy_ = contiguous_copy<T>(op_, array_);
+  data_ = static_cast<const T*>(view_array(copy_).data);
+}
+
+template <class T>
+const T* Input<T>::host_data() const {
+  return array_ ? host_elements(host_, data(), size) : nullptr;
 }
 
 template class Input<float>;
@@ -90,12 +88,7 @@ template class Input<std::uint8_t>;
 template class Input<std::int64_t>;
 
 FloatInput float_input(const char* op, const char* name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  const py::dtype dtype = array.dtype();
-  if (dtype.num() != py::dtype::num_of<float>() || !is_native(dtype)) {
-    wrong_dtype(op, name, array, "float32");
-  }
-  return {op, std::move(array)};
+  return input_of<float>(op, name, object, ElementType::float32, "float32");
 }
 
 FloatInput optional_float_input(const char* op, const char* name, py::handle object) {
@@ -103,25 +96,19 @@ FloatInput optional_float_input(const char* op, const char* name, py::handle obj
 }
 
 Input<std::uint8_t> bool_input(const char* op, const char* name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  if (array.dtype().num() != py::dtype::num_of<bool>()) wrong_dtype(op, name, array, "bool");
-  return {op, std::move(array)};
+  return input_of<std::uint8_t>(op, name, object, ElementType::boolean, "bool");
 }
 
 Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  if (array.dtype().num() != py::dtype::num_of<std::uint8_t>()) {
-    wrong_dtype(op, name, array, "uint8");
-  }
-  return {op, std::move(array)};
+  return input_of<std::uint8_t>(op, name, object, ElementType::uint8, "uint8");
 }
 
 Input<std::int64_t> index_input(const char* op, const char* name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  const py::dtype dtype = array.dtype();
-  const bool is_int = dtype.kind() == 'i' && (dtype.itemsize() == 4 || dtype.itemsize() == 8);
-  if (!is_int || !is_native(dtype)) wrong_dtype(op, name, array, "int32 or int64");
-  return {op, std::move(array)};
+  const ElementType type = checked_view(op, name, object).type;
+  if (type != ElementType::int32 && type != ElementType::int64) {
+    wrong_type(op, name, object, "int32 or int64");
+  }
+  return {op, py::reinterpret_borrow<py::object>(object)};
 }
 
 void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,
@@ -135,37 +122,26 @@ void expect_shape(const char* op, const char* name, const std::int64_t* actual, 
                            shape_text(actual, ndim)));
 }
 
-py::array_t<float> new_float_array(const char* op, const Shape& shape) {
-  return new_array<float>(op, shape);
-}
-
-py::array_t<std::uint8_t> new_byte_array(const char* op, const Shape& shape) {
-  return new_array<std::uint8_t>(op, shape);
-}
-
 Output writable_array(const char* op, const char* name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  const py::dtype dtype = array.dtype();
-  if (dtype.num() != py::dtype::num_of<float>() || !is_native(dtype)) {
-    wrong_dtype(op, name, array, "float32");
-  }
-  if (!array.writeable()) {
+  const ArrayView view = float_view(op, name, object);
+  // An array without elements may have a null pointer too.
+  if (view.data != nullptr && !view.is_writable) {
     throw ValueError(message(op, ": ", name, " is written in place but is read-only"));
   }
-  if (!is_readable_in_place(array, alignof(float))) {
+  if (view.data == nullptr && view.size > 0) {
     throw ValueError(
         message(op, ": ", name, " is written in place and must be C-contiguous and aligned"));
   }
   Output output;
-  output.data = static_cast<float*>(array.mutable_data());
-  output.size = static_cast<std::int64_t>(array.size());
-  output.array = std::move(array);
+  output.data = static_cast<float*>(view.data);
+  output.size = view.size;
+  output.array = py::reinterpret_borrow<py::object>(object);
   return output;
 }
 
 Output output_array(const char* op, const char* name, py::handle object, const Shape& shape) {
   if (object.is_none()) {
-    py::array_t<float> array = new_float_array(op, shape);
+    FloatArray array = new_float_array(op, shape);
     Output output;
     output.data = array.mutable_data();
     output.size = static_cast<std::int64_t>(array.size());
@@ -173,9 +149,8 @@ Output output_array(const char* op, const char* name, py::handle object, const S
     return output;
   }
   Output output = writable_array(op, name, object);
-  const auto array = py::reinterpret_borrow<py::array>(output.array);
-  expect_shape(op, name, reinterpret_cast<const std::int64_t*>(array.shape()),
-               static_cast<int>(array.ndim()), shape);
+  const ArrayView view = view_array(output.array);
+  expect_shape(op, name, view.shape, view.ndim, shape);
   return output;
 }
 

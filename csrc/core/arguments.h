@@ -1,12 +1,12 @@
-// Python arguments in, NumPy arrays out: the one place where what a caller passed is checked and
-// turned into pointers, sizes and options. Used by the *_bind.cpp files only.
+// Python arguments in, arrays out: the one place where what a caller passed is checked and turned
+// into pointers, sizes and options. Used by the *_bind.cpp files only, which are the same for every
+// backend: what its arrays are says core/arrays.h.
 //
 // An array that is C-contiguous, aligned and in native byte order is read in place; any other
 // layout is copied, once all else is checked. Wrong type or dtype: TypeError. Wrong value:
 // ValueError.
 #pragma once
 
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <array>
@@ -15,16 +15,13 @@
 #include <utility>
 #include <vector>
 
+#include "core/arrays.h"
 #include "core/check.h"
 #include "core/error.h"
 #include "core/gil.h"
 #include "core/memory_pool.h"
 
 namespace lamella {
-
-namespace py = pybind11;
-
-using Shape = std::vector<std::int64_t>;
 
 std::string shape_text(const std::int64_t* shape, int ndim);
 std::string shape_text(const Shape& shape);
@@ -34,7 +31,8 @@ template <class T>
 class Input {
  public:
   Input() = default;
-  Input(const char* op, py::array array);
+  // Of an array whose elements are T's, or int32 for an Input of int64.
+  Input(const char* op, py::object array);
 
   int ndim = 0;
   const std::int64_t* shape = nullptr;
@@ -52,6 +50,9 @@ class Input {
     return data_;
   }
   bool is_read_in_place() const { return data_ != nullptr && !copy_; }
+  // The same elements for code that runs on the host: checks of indices, tables. What lies on a
+  // device is copied from there, once, which waits for the device.
+  const T* host_data() const;
 
  private:
   void copy() const;
@@ -60,6 +61,7 @@ class Input {
   py::object array_;
   mutable py::object copy_;
   mutable const T* data_ = nullptr;
+  mutable HostCopy<T> host_;
 };
 
 using FloatInput = Input<float>;
@@ -93,13 +95,15 @@ void expect_shape(const char* op, const char* name, const Input<T>& array, const
 }
 
 // A new array of the pool's memory; its contents are undefined. The size is overflow-checked.
-py::array_t<float> new_float_array(const char* op, const Shape& shape);
-py::array_t<std::uint8_t> new_byte_array(const char* op, const Shape& shape);
+FloatArray new_float_array(const char* op, const Shape& shape);
+ByteArray new_byte_array(const char* op, const Shape& shape);
 // An array that an op changes or writes: float32, C-contiguous, aligned, writable; never copied.
 struct Output {
   float* data = nullptr;
   std::int64_t size = 0;
   py::object array;
+
+  Shape shape() const { return shape_of(array); }
 };
 Output writable_array(const char* op, const char* name, py::handle object);
 // The caller's `out` array after checking its shape, or a new one where `object` is None.

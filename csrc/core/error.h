@@ -1,4 +1,5 @@
-// The exceptions of the C++ side; module_cpu.cpp translates each to the Python type of its name.
+// The exceptions of the C++ side; function_table.cpp translates each to the Python type of its
+// name.
 #pragma once
 
 #include <cstddef>

@@ -22,7 +22,7 @@ Steps::Steps(const char* op, std::int64_t batch, std::int64_t time, bool backwar
     return valid[n * time + (backwards ? time - 1 - s : s)] != 0;
   };
   // Counting sort by length; equally long sequences stay in order.
-  const Scratch<std::int64_t> lengths(op, batch);
+  const HostScratch<std::int64_t> lengths(op, batch);
   std::int64_t* const offset = offset_.get();
   std::fill(offset, offset + time + 1, 0);
   for (std::int64_t n = 0; n < batch; ++n) {

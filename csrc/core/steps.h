@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "core/memory_pool.h"
+#include "core/host_scratch.h"
 
 namespace lamella {
 
@@ -43,7 +43,7 @@ class Steps {
  private:
   std::int64_t batch_, time_, count_;
   bool backwards_, all_;
-  Scratch<std::int64_t> offset_, sequence_, length_, position_;
+  HostScratch<std::int64_t> offset_, sequence_, length_, position_;
 };
 
 }  // namespace lamella

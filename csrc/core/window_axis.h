@@ -19,7 +19,9 @@ struct WindowAxis {
   std::int64_t output;
 
   // Positions from a window's first tap to its last, both included.
-  [[gnu::always_inline]] constexpr std::int64_t extent() const { return (kernel - 1) * dilation + 1; }
+  [[gnu::always_inline]] constexpr std::int64_t extent() const {
+    return (kernel - 1) * dilation + 1;
+  }
 };
 
 }  // namespace lamella

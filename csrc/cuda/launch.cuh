@@ -1,4 +1,4 @@
-// Kernel launches: the one way from host code to a kernel, checked, on the caller's stream.
+// Kernel launches: the one way from host code to a kernel, checked, on the stream.
 #pragma once
 
 #include <type_traits>
@@ -19,7 +19,7 @@ struct Launch {
   bool cooperative = false;      // all blocks run at once and may meet in grid_barrier()
 };
 
-// kernel(arguments...) on the calling thread's stream; a grid without blocks is nothing to do.
+// kernel(arguments...) on the stream; a grid without blocks is nothing to do.
 // CudaError, naming `op`, where the launch is refused.
 template <class... Parameters>
 void launch(const char* op, const Launch& shape, void (*kernel)(Parameters...),

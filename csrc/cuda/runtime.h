@@ -2,8 +2,8 @@
 // Plain C++, so that bindings include it; runtime.cu implements it with cudart, simt/runtime.cpp
 // with the host's memory.
 //
-// Work is queued on one stream for each device and calling thread; a block of memory that is given
-// back is used again by later work of the same stream only, and so needs no waiting.
+// All work is queued on one stream: the order of calls is the order of work, whichever threads make
+// them, and a block of memory that is given back can be used again at once by what is queued later.
 #pragma once
 
 #include <cstddef>
@@ -30,9 +30,9 @@ namespace lamella::device {
 
 struct Properties {
   std::string name;
-  int major, minor;              // compute capability
+  int major, minor;  // compute capability
   int multiprocessors;
-  std::size_t shared_bytes;      // that one block may have, dynamic
+  std::size_t shared_bytes;  // that one block may have, dynamic
   std::size_t memory_bytes;
   std::size_t l2_bytes;
 
@@ -42,7 +42,10 @@ struct Properties {
 // Of the device in use.
 const Properties& properties();
 
-// All asynchronous on the calling thread's stream, except copies to the host, which wait. Sizes in
+// How many devices there are; the reason where there is none.
+int device_count(std::string* why_none = nullptr);
+
+// All asynchronous on the stream, except copies to the host, which wait. Sizes in
 // bytes.
 void copy_to_device(void* device, const void* host, std::size_t bytes);
 void copy_to_host(void* host, const void* device, std::size_t bytes);
@@ -50,6 +53,17 @@ void copy_on_device(void* to, const void* from, std::size_t bytes);
 void fill_bytes(void* device, unsigned char value, std::size_t bytes);
 // Waits for all queued work; what failed in it raises here.
 void synchronize();
+
+// The stream as cudaStream_t, for other libraries; work on another stream that ours waits for, and
+// the other way round.
+std::uintptr_t stream_handle();
+void wait_for(std::uintptr_t other);
+void let_wait(std::uintptr_t other);
+
+// Under the pool (core/memory_pool.h): null where the device has no more.
+void* allocate(std::size_t bytes);
+void release(void* block) noexcept;
+void memory_info(std::size_t* free_bytes, std::size_t* total_bytes);
 
 #if !defined(LAMELLA_SIMT)
 void launch_kernel(const char* op, const void* kernel, const dim3& grid, const dim3& block,

@@ -1,6 +1,8 @@
 // The arguments that all recurrent ops have, checked; for their bindings.
 #pragma once
 
+#include <pybind11/numpy.h>
+
 #include <string>
 #include <vector>
 
@@ -110,7 +112,7 @@ inline py::object valid_steps(const char* op, const SequenceArguments& a, py::ha
   if (!lengths_.is_none()) {
     lengths = index_input(op, "lengths", lengths_);
     expect_shape(op, "lengths", lengths, {a.batch}, "one a sequence");
-    const std::int64_t* const values = lengths.data();
+    const std::int64_t* const values = lengths.host_data();
     for (std::int64_t n = 0; n < a.batch; ++n) {
       if (values[n] < 0 || values[n] > a.time) {
         throw ValueError(message(op, ": lengths must lie in [0, ", a.time, "], got ", values[n],
@@ -119,9 +121,10 @@ inline py::object valid_steps(const char* op, const SequenceArguments& a, py::ha
     }
   }
   if (!mask && !lengths) return py::none();
-  const std::uint8_t* const given = mask.data();
-  const std::int64_t* const limits = lengths.data();
-  py::array_t<std::uint8_t> valid = new_byte_array(op, {a.batch, a.time});
+  const std::uint8_t* const given = mask.host_data();
+  const std::int64_t* const limits = lengths.host_data();
+  // Which steps there are is the host's business, on every backend.
+  py::array_t<std::uint8_t> valid(std::vector<py::ssize_t>{a.batch, a.time});
   std::uint8_t* to = valid.mutable_data();
   bool all = true;
   for (std::int64_t n = 0; n < a.batch; ++n) {
@@ -140,8 +143,10 @@ inline py::object valid_steps(const char* op, const SequenceArguments& a, py::ha
 inline Steps make_steps(const char* op, const SequenceArguments& a, py::handle valid,
                         bool go_backwards) {
   if (valid.is_none()) return Steps(op, a.batch, a.time, go_backwards);
-  const Input<std::uint8_t> bytes = byte_input(op, "valid", valid);
-  expect_shape(op, "valid", bytes, {a.batch, a.time});
+  const auto bytes = py::array_t<std::uint8_t, py::array::c_style>::ensure(valid);
+  if (!bytes || bytes.size() != a.batch * a.time) {
+    throw ValueError(message(op, ": valid must be what the forward pass gave"));
+  }
   return Steps(op, a.batch, a.time, go_backwards, bytes.data());
 }
 

@@ -42,12 +42,12 @@ Activation with_parameter(const char* op, py::handle kind, py::handle parameter)
 }
 
 // The Python name of the op, for messages: "gelu_tanh" is gelu(approximate=True).
-py::array_t<float> forward(py::object kind, py::object x_, py::object parameter) {
+FloatArray forward(py::object kind, py::object x_, py::object parameter) {
   const std::string name = py::str(kind);
   const char* op = name == "gelu_tanh" ? "gelu" : name.c_str();
   const Activation f = with_parameter(op, kind, parameter);
   const FloatInput x = float_input(op, "x", x_);
-  py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  FloatArray y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   const float* const in = x.data();
   float* out = y.mutable_data();
   {

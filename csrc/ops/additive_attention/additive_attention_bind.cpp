@@ -105,11 +105,11 @@ void read_arrays(AdditiveArguments& a) {
 py::tuple forward(py::tuple arrays, py::tuple options, py::object return_weights) {
   AdditiveArguments a = additive_arguments(arrays, options);
   const bool wants_weights = bool_option(op, "return_weights", return_weights);
-  py::array_t<float> y = new_float_array(op, a.result_shape());
+  FloatArray y = new_float_array(op, a.result_shape());
   additive_attention::Results results = {y.mutable_data(), nullptr};
   py::object weights = py::none();
   if (wants_weights) {
-    py::array_t<float> array = new_float_array(op, a.score_shape());
+    FloatArray array = new_float_array(op, a.score_shape());
     results.weights = array.mutable_data();
     weights = std::move(array);
   }

@@ -37,8 +37,8 @@ AttentionArguments attention_arguments(const char* op, FloatInput query, FloatIn
 
 // What forward gives: natural_lse and weights are None unless they are wanted.
 struct AttentionResults {
-  py::array_t<float> y;
-  py::array_t<float> lse;  // in units of log 2
+  FloatArray y;
+  FloatArray lse;  // in units of log 2
   py::object natural_lse;
   py::object weights;
   attention::Results data;

@@ -99,7 +99,7 @@ void read_lengths(const char* op, AttentionArguments& a, py::handle lengths) {
   const attention::Problem& p = a.problem;
   a.key_lengths = index_input(op, "key_lengths", lengths);
   expect_shape(op, "key_lengths", a.key_lengths, {p.batch}, "one a sequence");
-  const std::int64_t* const values = a.key_lengths.data();
+  const std::int64_t* const values = a.key_lengths.host_data();
   for (std::int64_t n = 0; n < p.batch; ++n) {
     if (values[n] >= 0 && values[n] <= p.keys) continue;
     throw ValueError(message(op, ": key_lengths must lie in [0, ", p.keys, "], got ", values[n],
@@ -124,13 +124,13 @@ FloatInput optional_gradient(const char* op, const char* name, py::handle dy, co
 Input<std::int64_t> read_query_offset(const char* op, attention::Problem& p, py::handle offset) {
   p.offset = p.keys - p.queries;
   if (offset.is_none()) return {};
-  if (!py::isinstance<py::array>(offset)) {
+  if (!is_array(offset)) {
     p.offset = std::clamp(int_option(op, "query_offset", offset), -largest_offset, largest_offset);
     return {};
   }
   Input<std::int64_t> array = index_input(op, "query_offset", offset);
   expect_shape(op, "query_offset", array, {p.batch}, "one a sequence");
-  const std::int64_t* const offsets = array.data();
+  const std::int64_t* const offsets = array.host_data();
   for (std::int64_t n = 0; n < p.batch; ++n) {
     if (offsets[n] < -largest_offset || offsets[n] > largest_offset) {
       throw ValueError(message(op, ": query_offset must lie within 2**59 of 0, got ", offsets[n],
@@ -212,12 +212,12 @@ AttentionResults attention_results(const AttentionArguments& a, py::handle retur
                         nullptr};
   r.data = {r.y.mutable_data(), r.lse.mutable_data(), nullptr};
   if (wants_weights) {
-    py::array_t<float> weights = new_float_array(op, a.score_shape());
+    FloatArray weights = new_float_array(op, a.score_shape());
     r.data.weights = weights.mutable_data();
     r.weights = std::move(weights);
   }
   if (wants_lse) {
-    py::array_t<float> lse = new_float_array(op, a.lse_shape());
+    FloatArray lse = new_float_array(op, a.lse_shape());
     r.natural = lse.mutable_data();
     r.natural_lse = std::move(lse);
   }

@@ -68,10 +68,10 @@ struct Arguments {
 // (y, mean, variance, saved): saved (2, channels) are the statistics again, for backward alone.
 py::object forward_with_own_statistics(const Arguments& a) {
   a.expect_rows();
-  py::array_t<float> y = new_float_array(op, a.x_shape());
-  py::array_t<float> mean = new_float_array(op, {a.channels});
-  py::array_t<float> variance = new_float_array(op, {a.channels});
-  py::array_t<float> saved = new_float_array(op, {2, a.channels});
+  FloatArray y = new_float_array(op, a.x_shape());
+  FloatArray mean = new_float_array(op, {a.channels});
+  FloatArray variance = new_float_array(op, {a.channels});
+  FloatArray saved = new_float_array(op, {2, a.channels});
   float* y_out = y.mutable_data();
   float* mean_out = mean.mutable_data();
   float* variance_out = variance.mutable_data();
@@ -80,8 +80,8 @@ py::object forward_with_own_statistics(const Arguments& a) {
   {
     const ReleaseGil release;
     batch_norm::kernels().statistics(a.rows, a.channels, p.x, mean_out, variance_out);
-    std::copy_n(mean_out, a.channels, saved_out);
-    std::copy_n(variance_out, a.channels, saved_out + a.channels);
+    copy_floats(mean_out, a.channels, saved_out);
+    copy_floats(variance_out, a.channels, saved_out + a.channels);
     batch_norm::kernels().forward(p);
   }
   return py::make_tuple(std::move(y), std::move(mean), std::move(variance), std::move(saved));
@@ -91,7 +91,7 @@ py::object forward(py::object x, py::object gamma, py::object beta, py::object m
                    py::object variance, py::object epsilon) {
   const Arguments a(x, gamma, beta, mean, variance, epsilon);
   if (!a.mean) return forward_with_own_statistics(a);
-  py::array_t<float> y = new_float_array(op, a.x_shape());
+  FloatArray y = new_float_array(op, a.x_shape());
   const batch_norm::Forward p = a.forward(a.mean.data(), a.variance.data(), y.mutable_data());
   {
     const ReleaseGil release;

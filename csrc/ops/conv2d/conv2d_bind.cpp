@@ -258,11 +258,11 @@ void run(const char* op, const Compute& compute) {
 template <class Product>
 py::tuple run_forward(const char* op, const Shape& shape, const FloatInput& bias, Activation f,
                       bool save, const Product& product) {
-  py::array_t<float> y = new_float_array(op, shape);
+  FloatArray y = new_float_array(op, shape);
   py::object saved = y;
   conv2d::Output out{bias.data(), f, nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
-    py::array_t<float> z = new_float_array(op, shape);
+    FloatArray z = new_float_array(op, shape);
     out.pre_activation = z.mutable_data();
     saved = std::move(z);
   }

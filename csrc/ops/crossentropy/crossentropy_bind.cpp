@@ -65,8 +65,9 @@ struct CheckedLabels {
     expect_shape(op, "labels", array, {p.rows}, "one class a row of y_pred");
     const bool ignores = !ignore_index.is_none();
     labels = {array.data(), ignores, ignores ? int_option(op, "ignore_index", ignore_index) : 0};
+    const std::int64_t* const host = array.host_data();
     for (std::int64_t row = 0; row < p.rows; ++row) {
-      const std::int64_t label = labels.labels[row];
+      const std::int64_t label = host[row];
       if (label >= 0 && label < p.classes) continue;
       if (ignores && label == labels.ignore_index) continue;
       throw IndexError(
@@ -77,7 +78,7 @@ struct CheckedLabels {
 
 template <class Compute>
 py::object new_loss(const char* op, const Arguments& arguments, const Compute& compute) {
-  py::array_t<float> loss = new_float_array(op, arguments.loss_shape());
+  FloatArray loss = new_float_array(op, arguments.loss_shape());
   float* out = loss.mutable_data();
   const Problem problem = arguments.problem();
   {

@@ -48,12 +48,12 @@ py::tuple dense_forward(py::object x_, py::object kernel_, py::object bias_, py:
   const FloatInput bias = optional_float_input("dense", "bias", bias_);
   const Activation f = activation_option("dense", activation_);
   const DenseShapes s = check_dense(x, kernel, bias);
-  py::array_t<float> y = new_float_array("dense", s.y);
+  FloatArray y = new_float_array("dense", s.y);
   py::object saved = y;
   dense::Forward p{s.rows,      s.inputs, s.units, x.data(),        kernel.data(),
                    bias.data(), f,        nullptr, y.mutable_data()};
   if (save && activation::needs_input(f.kind)) {
-    py::array_t<float> z = new_float_array("dense", s.y);
+    FloatArray z = new_float_array("dense", s.y);
     p.pre_activation = z.mutable_data();
     saved = std::move(z);
   }
@@ -166,7 +166,7 @@ std::int64_t batch_count(const Shape& batch) {
   return count;
 }
 
-py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, py::object tb) {
+FloatArray matmul_forward(py::object a_, py::object b_, py::object ta, py::object tb) {
   const FloatInput a = float_input("matmul", "a", a_);
   const FloatInput b = float_input("matmul", "b", b_);
   const bool transpose_a = bool_option("matmul", "transpose_a", ta);
@@ -174,7 +174,7 @@ py::array_t<float> matmul_forward(py::object a_, py::object b_, py::object ta, p
   const MatmulShapes s = check_matmul(a, b, transpose_a, transpose_b);
   Shape shape = s.batch;
   shape.insert(shape.end(), {s.m, s.n});
-  py::array_t<float> c = new_float_array("matmul", shape);
+  FloatArray c = new_float_array("matmul", shape);
   // The batch of an empty result may be of any size: nothing is to be made for each of its
   // matrices.
   if (c.size() == 0) return c;
@@ -263,8 +263,8 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
   expect_shape("matmul", "dy", dc, shape);
   const MatmulGradients g({need_a, need_b}, {a_out, b_out}, dc, a, b);
   if (dc.size == 0) {
-    std::fill_n(g.da.data, g.da.size, 0.0f);
-    std::fill_n(g.db.data, g.db.size, 0.0f);
+    fill_zeros(g.da.data, g.da.size);
+    fill_zeros(g.db.data, g.db.size);
     return g.arrays();
   }
   const std::int64_t count = batch_count(s.batch);
@@ -286,7 +286,7 @@ py::tuple matmul_backward(py::object dc_, py::object a_, py::object b_, py::obje
                        const Operand& y, const Output& out,
                        const std::vector<std::int64_t>& offset) {
     const bool summed = count * m * n != out.size;
-    if (summed) std::fill_n(out.data, out.size, 0.0f);
+    if (summed) fill_zeros(out.data, out.size);
     dense::kernels().matmul({count, m, n, k, x.data, x.offset->data(), x.row, x.column, y.data,
                              y.offset->data(), y.row, y.column, out.data, offset.data(), summed});
   };

@@ -19,10 +19,10 @@ dropout::Mask mask_options(py::handle rate_, py::handle seed) {
           static_cast<float>(1.0 / (1.0 - rate))};
 }
 
-py::array_t<float> forward(py::object x_, py::object rate, py::object seed) {
+FloatArray forward(py::object x_, py::object rate, py::object seed) {
   const dropout::Mask mask = mask_options(rate, seed);
   const FloatInput x = float_input(op, "x", x_);
-  py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  FloatArray y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   const float* const in = x.data();
   float* out = y.mutable_data();
   {

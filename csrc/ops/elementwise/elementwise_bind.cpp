@@ -24,13 +24,13 @@ std::int64_t size_of(const Shape& shape) {
   return size;
 }
 
-py::array_t<float> binary(const char* op, Operation operation, py::handle a_, py::handle b_) {
+FloatArray binary(const char* op, Operation operation, py::handle a_, py::handle b_) {
   const FloatInput a = float_input(op, "a", a_);
   const FloatInput b = float_input(op, "b", b_);
   const Shape a_shape = shape_of(a);
   const Shape b_shape = shape_of(b);
   const Shape shape = elementwise::broadcast_shape(op, a_shape, b_shape);
-  py::array_t<float> y = new_float_array(op, shape);
+  FloatArray y = new_float_array(op, shape);
   if (y.size() == 0) return y;
   const elementwise::Broadcast plan = elementwise::plan_broadcast(shape, a_shape, b_shape);
   const float* const left = a.data();
@@ -50,7 +50,7 @@ void operand_gradient(const char* op, const Shape& full, const Shape& shape, con
   const elementwise::Kernels& kernels = elementwise::kernels();
   const std::int64_t size = size_of(full);
   if (size == 0) {
-    std::fill_n(out, size_of(shape), 0.0f);
+    fill_zeros(out, size_of(shape));
     return;
   }
   const std::vector<elementwise::SumPass> passes = elementwise::plan_sum(full, shape);
@@ -158,9 +158,7 @@ void accumulate(py::object target_, py::object source_) {
   constexpr const char* op = "accumulate_";
   const Output target = writable_array(op, "target", target_);
   const FloatInput source = float_input(op, "source", source_);
-  const auto array = py::reinterpret_borrow<py::array>(target.array);
-  expect_shape(op, "source", source, Shape(array.shape(), array.shape() + array.ndim()),
-               "the shape of target");
+  expect_shape(op, "source", source, target.shape(), "the shape of target");
   expect_separate(op, "target", target.data, target.size, "source", source.data(), source.size);
   const float* const in = source.data();
   const ReleaseGil released;
@@ -210,7 +208,7 @@ Concatenation plan_concatenation(const char* op, const std::vector<Shape>& shape
   return plan;
 }
 
-py::array_t<float> concatenate(const std::vector<py::object>& arrays, py::object axis) {
+FloatArray concatenate(const std::vector<py::object>& arrays, py::object axis) {
   constexpr const char* op = "concatenate";
   std::vector<FloatInput> inputs;
   std::vector<Shape> shapes;
@@ -219,7 +217,7 @@ py::array_t<float> concatenate(const std::vector<py::object>& arrays, py::object
     shapes.push_back(shape_of(inputs.back()));
   }
   const Concatenation plan = plan_concatenation(op, shapes, axis);
-  py::array_t<float> y = new_float_array(op, plan.shape);
+  FloatArray y = new_float_array(op, plan.shape);
   std::vector<const float*> sources;
   for (const FloatInput& input : inputs) sources.push_back(input.data());
   float* out = y.mutable_data();

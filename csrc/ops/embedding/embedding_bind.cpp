@@ -21,7 +21,7 @@ std::string position_text(const Input<std::int64_t>& array, std::int64_t i) {
 
 // The indices' elements, all of them in [0, rows).
 const std::int64_t* checked_indices(const Input<std::int64_t>& indices, std::int64_t rows) {
-  const std::int64_t* const data = indices.data();
+  const std::int64_t* const data = indices.host_data();
   const auto is_outside = [&](std::int64_t i) {
     return static_cast<std::uint64_t>(data[i]) >= static_cast<std::uint64_t>(rows);
   };
@@ -33,7 +33,7 @@ const std::int64_t* checked_indices(const Input<std::int64_t>& indices, std::int
     throw IndexError(message(op, ": indices must lie in [0, ", rows, "), got ", data[i],
                              " at position ", position_text(indices, i)));
   }
-  return data;
+  return indices.data();
 }
 
 void expect_table(const std::int64_t* shape, int ndim) {
@@ -50,13 +50,13 @@ Shape result_shape(const Input<std::int64_t>& indices, std::int64_t columns) {
   return shape;
 }
 
-py::array_t<float> forward(py::object indices_, py::object table_) {
+FloatArray forward(py::object indices_, py::object table_) {
   const Input<std::int64_t> indices = index_input(op, "indices", indices_);
   const FloatInput table = float_input(op, "table", table_);
   expect_table(table.shape, table.ndim);
   const embedding::Problem problem = {indices.size, table.shape[0], table.shape[1]};
   const std::int64_t* const numbers = checked_indices(indices, problem.rows);
-  py::array_t<float> y = new_float_array(op, result_shape(indices, problem.columns));
+  FloatArray y = new_float_array(op, result_shape(indices, problem.columns));
   const float* const rows = table.data();
   float* const out = y.mutable_data();
   {

@@ -75,8 +75,8 @@ py::tuple forward(py::tuple arrays, py::object activation_, bool save) {
   const Arguments a = read_arguments(arrays, activation_);
   const bool gated = static_cast<bool>(a.gate_kernel);
   const bool keeps_z = save && activation::needs_input(a.f.kind);
-  py::array_t<float> y = new_float_array(op, a.shape(a.results));
-  py::array_t<float> activated = new_float_array(op, a.shape(a.hidden));
+  FloatArray y = new_float_array(op, a.shape(a.results));
+  FloatArray activated = new_float_array(op, a.shape(a.hidden));
   py::object z = py::none();
   py::object gate = py::none();
   py::object product = py::none();
@@ -85,7 +85,7 @@ py::tuple forward(py::tuple arrays, py::object activation_, bool save) {
   float* hidden = activated.mutable_data();
   float* const activated_data = hidden;
   const auto keep = [&](py::object& object) {
-    py::array_t<float> array = new_float_array(op, a.shape(a.hidden));
+    FloatArray array = new_float_array(op, a.shape(a.hidden));
     float* const data = array.mutable_data();
     object = std::move(array);
     return data;

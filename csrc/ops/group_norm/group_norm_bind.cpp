@@ -59,14 +59,14 @@ py::tuple forward(py::object x, py::object gamma, py::object beta, py::object gr
   if (!(epsilon > 0.0)) {
     throw ValueError(message(op, ": epsilon must be greater than 0, got ", epsilon));
   }
-  py::array_t<float> y = new_float_array(op, a.x_shape());
+  FloatArray y = new_float_array(op, a.x_shape());
   py::object saved = py::none();
   group_norm::Forward p{};
   p.shape = a.shape;
   p.epsilon = epsilon;
   p.y = y.mutable_data();
   if (saves) {
-    py::array_t<float> statistics = new_float_array(op, a.saved_shape());
+    FloatArray statistics = new_float_array(op, a.saved_shape());
     p.saved = a.statistics(statistics.mutable_data());
     saved = std::move(statistics);
   }
@@ -110,7 +110,7 @@ py::object backward(py::object dy_, py::object x, py::object gamma, py::object b
     group_norm::kernels().backward(p);
   } else {
     for (float* parameter : {p.dgamma, p.dbeta}) {
-      if (parameter != nullptr) std::fill_n(parameter, a.shape.channels, 0.0f);
+      if (parameter != nullptr) fill_zeros(parameter, a.shape.channels);
     }
   }
   return gradients.result();

@@ -44,23 +44,23 @@ py::tuple gru_forward(py::tuple arrays, py::object mask, py::object lengths, py:
   const GruArguments a = gru_arguments(arrays, options);
   const py::object valid = valid_steps(op, a, mask, lengths);
   const Steps steps = make_steps(op, a, valid, a.backwards);
-  py::array_t<float> outputs = new_float_array(op, a.output_shape());
-  py::array_t<float> h = new_float_array(op, a.state_shape());
+  FloatArray outputs = new_float_array(op, a.output_shape());
+  FloatArray h = new_float_array(op, a.state_shape());
   recurrent::Results results = {outputs.mutable_data(), h.mutable_data(), nullptr, nullptr,
                                 nullptr};
   float* before = nullptr;
   py::object saved = py::none();
   if (save) {
     const std::int64_t rows = steps.packed_rows();
-    py::array_t<float> gates = new_float_array(op, {rows, 3 * a.padded()});
-    py::array_t<float> states = new_float_array(op, {rows, a.padded()});
-    py::array_t<float> second = new_float_array(op, {rows, a.padded()});
+    FloatArray gates = new_float_array(op, {rows, 3 * a.padded()});
+    FloatArray states = new_float_array(op, {rows, a.padded()});
+    FloatArray second = new_float_array(op, {rows, a.padded()});
     py::object states_before = py::none();
     results.gates = gates.mutable_data();
     results.states = states.mutable_data();
     results.second = second.mutable_data();
     if (a.h_scale) {
-      py::array_t<float> array = new_float_array(op, {rows, a.padded()});
+      FloatArray array = new_float_array(op, {rows, a.padded()});
       before = array.mutable_data();
       states_before = std::move(array);
     }

@@ -40,28 +40,22 @@ class Axes {
   // `input`, of x's shape, with the normalized axes last.
   FloatInput moved(const FloatInput& input, py::handle array) const {
     if (in_place_ || !input) return input;
-    return {op_, transposed(array)};
+    return {op_, transposed_copy(op_, array, order_)};
   }
 
   // The elements of `moved` in an array of x's shape.
   void move_back(py::handle moved, const py::object& array) const {
-    transposed(array)[py::ellipsis()] = moved;
+    copy_transposed(moved, array, order_);
   }
-  py::object back(py::array_t<float> moved) const {
+  py::object back(FloatArray moved) const {
     if (in_place_) return moved;
-    py::array_t<float> array = new_float_array(op_, shape_);
+    FloatArray array = new_float_array(op_, shape_);
     move_back(moved, array);
     return array;
   }
 
  private:
   static Shape shape_of(const FloatInput& x) { return Shape(x.shape, x.shape + x.ndim); }
-
-  py::array transposed(py::handle array) const {
-    py::list order;
-    for (const std::size_t axis : order_) order.append(axis);
-    return array.attr("transpose")(order);
-  }
 
   std::vector<std::int64_t> listed(py::handle axis) const {
     if (as_index(axis)) return {int_option(op_, "axis", axis)};
@@ -155,19 +149,19 @@ py::tuple forward(bool centered, py::handle x, py::handle gamma, py::handle beta
   if (!(epsilon > 0.0)) {
     throw ValueError(message(a.op, ": epsilon must be greater than 0, got ", epsilon));
   }
-  py::array_t<float> y = new_float_array(a.op, a.axes.moved_shape());
+  FloatArray y = new_float_array(a.op, a.axes.moved_shape());
   py::object s = py::none(), saved = py::none();
   layer_norm::Forward p{};
   p.shape = a.rows();
   p.epsilon = epsilon;
   p.y = y.mutable_data();
   if (residual) {
-    py::array_t<float> sum = new_float_array(a.op, a.axes.moved_shape());
+    FloatArray sum = new_float_array(a.op, a.axes.moved_shape());
     p.s = sum.mutable_data();
     s = std::move(sum);
   }
   if (saves) {
-    py::array_t<float> statistics = new_float_array(a.op, a.saved_shape());
+    FloatArray statistics = new_float_array(a.op, a.saved_shape());
     p.saved = a.statistics(statistics.mutable_data());
     saved = std::move(statistics);
   }
@@ -179,7 +173,7 @@ py::tuple forward(bool centered, py::handle x, py::handle gamma, py::handle beta
     const ReleaseGil release;
     layer_norm::kernels().forward(centered, p);
   }
-  if (residual) s = a.axes.back(py::reinterpret_steal<py::array_t<float>>(s.release()));
+  if (residual) s = a.axes.back(py::reinterpret_steal<FloatArray>(s.release()));
   return py::make_tuple(a.axes.back(std::move(y)), s, saved);
 }
 
@@ -222,7 +216,7 @@ py::object backward(bool centered, py::handle dy_, py::handle ds_, py::handle x,
   if (!a.axes.in_place()) {
     for (std::size_t i = 0; i < 2; ++i) {
       if (*large[i].first == nullptr) continue;
-      py::array_t<float> array = new_float_array(a.op, a.axes.moved_shape());
+      FloatArray array = new_float_array(a.op, a.axes.moved_shape());
       *large[i].first = array.mutable_data();
       moved[i] = std::move(array);
     }

@@ -24,7 +24,7 @@ struct LstmArguments : SequenceArguments {
 lstm::Zoneout zoneout_option(const char* name, py::handle object, const Shape& shape,
                              Input<std::uint8_t>& kept) {
   lstm::Zoneout zoneout;
-  if (py::isinstance<py::array>(object) && py::reinterpret_borrow<py::array>(object).ndim() > 0) {
+  if (is_array(object) && view_array(object).ndim > 0) {
     kept = bool_input(op, name, object);
     expect_shape(op, name, kept, shape, "one value a unit and step, or a rate");
     return zoneout;
@@ -89,7 +89,7 @@ void read_cell(LstmArguments& a) {
 // A new array that forward keeps, None where it does not; `to` is its memory.
 py::object kept_array(bool wanted, const Shape& shape, float*& to) {
   if (!wanted) return py::none();
-  py::array_t<float> array = new_float_array(op, shape);
+  FloatArray array = new_float_array(op, shape);
   to = array.mutable_data();
   return array;
 }
@@ -106,9 +106,9 @@ py::tuple lstm_forward(py::tuple arrays, py::object mask, py::object lengths, py
   LstmArguments a = lstm_arguments(arrays, options);
   const py::object valid = valid_steps(op, a, mask, lengths);
   const Steps steps = make_steps(op, a, valid, a.backwards);
-  py::array_t<float> outputs = new_float_array(op, a.output_shape());
-  py::array_t<float> h = new_float_array(op, a.state_shape());
-  py::array_t<float> c = new_float_array(op, a.cell_shape());
+  FloatArray outputs = new_float_array(op, a.output_shape());
+  FloatArray h = new_float_array(op, a.state_shape());
+  FloatArray c = new_float_array(op, a.cell_shape());
   recurrent::Results results = {outputs.mutable_data(), h.mutable_data(), nullptr, nullptr,
                                 nullptr};
   lstm::CellResults cell_results = {c.mutable_data(), nullptr, nullptr};

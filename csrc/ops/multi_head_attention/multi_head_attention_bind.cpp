@@ -135,13 +135,13 @@ const float* read(const Projection& p) {
 py::tuple forward(py::tuple arrays, py::tuple options, py::object return_lse,
                   py::object return_weights) {
   const Arguments m = read_arguments(arrays);
-  py::array_t<float> projected[3];
+  FloatArray projected[3];
   for (int i = query; i <= value; ++i) projected[i] = new_float_array(op, m.heads[i]);
   AttentionArguments a =
       attention_arguments(op, {op, projected[query]}, {op, projected[key]}, {op, projected[value]},
                           arrays[mask], arrays[bias], options);
   const AttentionResults r = attention_results(a, return_lse, return_weights);
-  py::array_t<float> y = new_float_array(op, m.result_shape());
+  FloatArray y = new_float_array(op, m.result_shape());
   a.read();
   Projection projections[3];
   const float* inputs[3];
@@ -206,7 +206,7 @@ py::tuple backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tuple op
   Projection projections[3];
   const float* inputs[3];
   ProjectionGradients wanted[3];
-  py::array_t<float> d_projected[3];
+  FloatArray d_projected[3];
   float* d_heads[3] = {};
   for (int i = query; i <= value; ++i) {
     projections[i] = m.projection(i);
@@ -223,7 +223,7 @@ py::tuple backward(py::tuple dy, py::tuple arrays, py::tuple saved, py::tuple op
   const float* const d_result = d_y.data();
   const bool attends = d_heads[query] != nullptr || d_heads[key] != nullptr ||
                        d_heads[value] != nullptr || gradients.data(bias) != nullptr;
-  py::array_t<float> d_context_array;
+  FloatArray d_context_array;
   float* d_context = nullptr;
   if (attends && d_y) {
     d_context_array = new_float_array(op, a.result_shape());

@@ -44,13 +44,11 @@ class Step {
   }
 
   void add(const char* name, const float* data, py::handle object) {
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() != 1) {
-      const Shape shape(array.shape(), array.shape() + array.ndim());
+    const Shape shape = shape_of(object);
+    if (shape.size() != 1) {
       throw ValueError(message(op_, ": ", name, " must be flat, got shape ", shape_text(shape)));
     }
-    if (count_ == 0) size_ = array.shape(0);
-    const Shape shape{array.shape(0)};
+    if (count_ == 0) size_ = shape[0];
     expect_shape(op_, name, shape.data(), 1, {size_}, "the shape of param");
     for (int i = 0; i < count_; ++i) {
       expect_separate(op_, names_[i], data_[i], size_, name, data, size_);
@@ -176,8 +174,10 @@ double squared_norm(py::object x_) {
   const std::int64_t blocks = (x.size + optimizer::norm_block - 1) / optimizer::norm_block;
   const Scratch<double> sums(op, blocks);
   optimizer::kernels().squared_norm(x.size, in, sums.get());
+  HostCopy<double> copy;
+  const double* const values = host_elements(copy, sums.get(), blocks);
   double total = 0.0;
-  for (std::int64_t i = 0; i < blocks; ++i) total += sums.get()[i];
+  for (std::int64_t i = 0; i < blocks; ++i) total += values[i];
   return total;
 }
 

@@ -94,11 +94,11 @@ Shape winner_shape(const char* op, const PoolGeometry& g) {
 py::object max_forward(const char* op, const PoolGeometry& g, const Shape& y_shape,
                        const FloatInput& x, bool save) {
   expect_numbered_positions(op, g);
-  py::array_t<float> y = new_float_array(op, y_shape);
+  FloatArray y = new_float_array(op, y_shape);
   py::object winner = py::none();
   std::uint8_t* winner_out = nullptr;
   if (save) {
-    py::array_t<std::uint8_t> array = new_byte_array(op, winner_shape(op, g));
+    ByteArray array = new_byte_array(op, winner_shape(op, g));
     winner_out = array.mutable_data();
     winner = std::move(array);
   }
@@ -171,7 +171,7 @@ py::object avg_pool2d_forward(py::object x_, py::object pool_size, py::object st
   const bool count_pad = bool_option(op, "count_include_pad", count_include_pad);
   const PoolGeometry g =
       pool_geometry(op, image_shape(op, x), {pool_size, strides, padding, dilation, ceil_mode});
-  py::array_t<float> y = new_float_array(op, output_shape(g));
+  FloatArray y = new_float_array(op, output_shape(g));
   if (y.size() > 0) {
     const float* const in = x.data();
     float* out = y.mutable_data();
@@ -204,7 +204,7 @@ py::object global_avg_pool2d_forward(py::object x_) {
   const char* op = "global_avg_pool2d";
   const FloatInput x = float_input(op, "x", x_);
   const PoolGeometry g = global_geometry(op, image_shape(op, x));
-  py::array_t<float> y = new_float_array(op, {g.batch, g.channels});
+  FloatArray y = new_float_array(op, {g.batch, g.channels});
   if (y.size() > 0) {
     const float* const in = x.data();
     float* out = y.mutable_data();

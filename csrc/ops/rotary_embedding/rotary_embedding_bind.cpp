@@ -47,12 +47,12 @@ RotaryArguments rotary_arguments(const Shape& shape, py::handle cos, py::handle 
   return a;
 }
 
-py::array_t<float> forward(py::object x_, py::object cos, py::object sin, py::object interleaved) {
+FloatArray forward(py::object x_, py::object cos, py::object sin, py::object interleaved) {
   const FloatInput x = float_input(op, "x", x_);
   expect_ndim(op, "x", x, 4, "(N, S, A, E)");
   const Shape shape(x.shape, x.shape + x.ndim);
   RotaryArguments a = rotary_arguments(shape, cos, sin, interleaved, false);
-  py::array_t<float> y = new_float_array(op, shape);
+  FloatArray y = new_float_array(op, shape);
   const float* const in = x.data();
   a.read();
   float* const out = y.mutable_data();

@@ -29,15 +29,15 @@ py::tuple simple_rnn_forward(py::tuple arrays, py::object mask, py::object lengt
   const SimpleArguments a = simple_arguments(arrays, options);
   const py::object valid = valid_steps(op, a, mask, lengths);
   const Steps steps = make_steps(op, a, valid, a.backwards);
-  py::array_t<float> outputs = new_float_array(op, a.output_shape());
-  py::array_t<float> h = new_float_array(op, a.state_shape());
+  FloatArray outputs = new_float_array(op, a.output_shape());
+  FloatArray h = new_float_array(op, a.state_shape());
   recurrent::Results results = {outputs.mutable_data(), h.mutable_data(), nullptr, nullptr,
                                 nullptr};
   py::object saved = py::none();
   if (save) {
     const Shape shape = {steps.packed_rows(), a.padded()};
-    py::array_t<float> gates = new_float_array(op, shape);
-    py::array_t<float> states = new_float_array(op, shape);
+    FloatArray gates = new_float_array(op, shape);
+    FloatArray states = new_float_array(op, shape);
     results.gates = gates.mutable_data();
     results.states = states.mutable_data();
     saved = py::make_tuple(valid, gates, states);

@@ -28,7 +28,7 @@ py::object forward(py::object x_, py::object axis_, bool logarithm) {
   const char* op = op_name(logarithm);
   const FloatInput x = float_input(op, "x", x_);
   const softmax::Axis axis = axis_option(op, axis_, x);
-  py::array_t<float> y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
+  FloatArray y = new_float_array(op, Shape(x.shape, x.shape + x.ndim));
   if (x.size > 0) {
     const float* const in = x.data();
     float* out = y.mutable_data();
