@@ -37,6 +37,30 @@ __host__ __device__ constexpr T larger(T a, T b) {
   return a < b ? b : a;
 }
 
+// The block's dynamic shared memory, aligned to 128 bytes: all of it, whatever T is. A kernel that
+// keeps several arrays there cuts it itself.
+#if defined(LAMELLA_SIMT)
+template <class T>
+T* dynamic_shared(simt::Location where = simt::Location::current()) {
+  return static_cast<T*>(simt::dynamic_shared(where));
+}
+#else
+extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+  return reinterpret_cast<T*>(dynamic_shared_memory);
+}
+#endif
+
+// This thread's place in its warp, and its warp's in the block. Blocks of one axis.
+__device__ inline int lane_index() {
+  return static_cast<int>(threadIdx.x) % warp_size;
+}
+__device__ inline int warp_index() {
+  return static_cast<int>(threadIdx.x) / warp_size;
+}
+
 // This thread's number in the whole grid, and the grid's threads: for loops over elements. One
 // axis.
 __device__ inline std::int64_t grid_thread() {
