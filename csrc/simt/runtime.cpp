@@ -66,4 +66,30 @@ void fill_bytes(void* device, unsigned char value, std::size_t bytes) {
 
 void synchronize() {}
 
+int device_count(std::string*) {
+  return 1;
+}
+
+// The default stream: there are no others.
+std::uintptr_t stream_handle() {
+  return 0;
+}
+
+void wait_for(std::uintptr_t) {}
+
+void let_wait(std::uintptr_t) {}
+
+void* allocate(std::size_t bytes) {
+  return std::malloc(bytes > 0 ? bytes : 1);
+}
+
+void release(void* block) noexcept {
+  std::free(block);
+}
+
+void memory_info(std::size_t* free_bytes, std::size_t* total_bytes) {
+  *total_bytes = properties().memory_bytes;
+  *free_bytes = *total_bytes - static_cast<std::size_t>(pool_statistics().bytes_in_use);
+}
+
 }  // namespace lamella::device
