@@ -12,7 +12,8 @@
 // What a product is made of:
 //
 //   Tile      sizes and arithmetic (gemm_fma.cuh: float32; gemm_mma.cuh: tensor cores):
-//               Tile::m, n, depth, stages, threads, blocks (wanted on a multiprocessor)
+//               Tile::m, n, depth, stages, threads, blocks (wanted on a multiprocessor), rate (FMAs
+//               a clock and multiprocessor, measured or guessed; for the plan)
 //               Tile::A, Tile::B: where element (row, k) of an operand's tile lies in shared memory:
 //                   ::Element, ::rows, ::depth, ::size (elements), ::at(row, k)
 //                 rows are those of A, columns of B.
@@ -53,11 +54,15 @@
 //               };
 //             Store and Activate: gemm_finish.cuh.
 //
-//   gemm::product<Tiles>(op, problem, a, b, finish) chooses the tile (gemm_plan.h) and launches.
+//   gemm::product(Tiles{}, op, problem, a, b, finish) chooses the tile (gemm_plan.h) and launches.
+//   Tiles: gemm::FmaTiles.
 #pragma once
 
 #include "core/memory_pool.h"
 #include "cuda/copy.cuh"
+#include "cuda/gemm_finish.cuh"
+#include "cuda/gemm_fma.cuh"
+#include "cuda/gemm_operand.cuh"
 #include "cuda/gemm_plan.h"
 #include "cuda/launch.cuh"
 
@@ -71,3 +76,187 @@ struct Problem {
   std::int64_t terms = 1;
   const std::int64_t* first = nullptr;
 };
+
+namespace detail {
+
+struct Work {
+  Problem problem;
+  int tiles_m, tiles_n;
+  std::int64_t steps;        // of one product
+  std::int64_t split_steps;  // of one block
+  int splits;
+  float* partials;            // (splits, results, m, partial_row), where there are several splits
+  std::int64_t partial_row;  // n, rounded up to whole vectors
+};
+
+struct TilePlace {
+  std::int64_t row, column;
+};
+
+// Blocks that run at the same time lie in a rectangle of C of up to 8 tiles' height, so that they
+// share what they read of A and B in the L2 cache.
+template <class Tile>
+__device__ inline TilePlace tile_place(int tiles_m, int tiles_n) {
+  constexpr int group = 8;
+  const int block = static_cast<int>(blockIdx.x);
+  const int first = block / (group * tiles_n) * group;
+  const int height = smaller(group, tiles_m - first);
+  const int inside = block % (group * tiles_n);
+  return {std::int64_t{first + inside % height} * Tile::m, std::int64_t{inside / height} * Tile::n};
+}
+
+// Grid: (tiles, splits, results or fewer).
+template <class Tile, class OperandA, class OperandB, class Finish>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
+    product_kernel(const Work work, const OperandA a, const OperandB b, const Finish finish) {
+  using Element = typename Tile::Element;
+  constexpr int width = Tile::Accumulators::width;
+  Element* const a_tiles = dynamic_shared<Element>();
+  Element* const b_tiles = a_tiles + Tile::stages * Tile::A::size;
+  const TilePlace place = tile_place<Tile>(work.tiles_m, work.tiles_n);
+  typename OperandA::template Loader<typename Tile::A, Tile::threads> load_a(a, place.row);
+  typename OperandB::template Loader<typename Tile::B, Tile::threads> load_b(b, place.column);
+  const Problem& problem = work.problem;
+  for (std::int64_t result = blockIdx.z; result < problem.results; result += gridDim.z) {
+    std::int64_t product = result * problem.terms;
+    std::int64_t terms = problem.terms;
+    if (problem.first != nullptr) {
+      product = problem.first[result];
+      terms = problem.first[result + 1] - product;
+    }
+    const std::int64_t all = terms * work.steps;
+    const std::int64_t begin = smaller(blockIdx.y * work.split_steps, all);
+    const std::int64_t end = smaller(begin + work.split_steps, all);
+    std::int64_t step_in_product = begin;
+    if (terms > 1 && begin > 0) {
+      product += begin / work.steps;
+      step_in_product = begin % work.steps;
+    }
+    std::int64_t loaded = begin;
+    // Every step has its group of copies, also where nothing is left to load.
+    const auto load_next = [&](int slot) {
+      if (loaded < end) {
+        const std::int64_t k = step_in_product * Tile::depth;
+        load_a.load(a_tiles + slot * Tile::A::size, product, k);
+        load_b.load(b_tiles + slot * Tile::B::size, product, k);
+        ++loaded;
+        if (++step_in_product == work.steps) {
+          step_in_product = 0;
+          ++product;
+        }
+      }
+      copy_commit();
+    };
+#pragma unroll
+    for (int slot = 0; slot < Tile::stages - 1; ++slot) load_next(slot);
+
+    typename Tile::Accumulators sums;
+    int slot = 0;
+    int free_slot = Tile::stages - 1;
+    for (std::int64_t step = begin; step < end; ++step) {
+      copy_wait<Tile::stages - 2>();
+      __syncthreads();  // all copies have landed; the free slot has been read by all
+      load_next(free_slot);
+      sums.multiply(a_tiles + slot * Tile::A::size, b_tiles + slot * Tile::B::size);
+      free_slot = slot;
+      slot = slot + 1 == Tile::stages ? 0 : slot + 1;
+    }
+    copy_wait<0>();
+
+    if (work.splits > 1) {
+      float* const partials =
+          work.partials + (blockIdx.y * problem.results + result) * problem.m * work.partial_row;
+      sums.template visit<true>([&](int r, int c, float(&values)[width]) {
+        const std::int64_t row = place.row + r;
+        const std::int64_t column = place.column + c;
+        if (row < problem.m && column < problem.n) {
+          write(partials + row * work.partial_row + column, values, width, true);
+        }
+      });
+    } else {
+      sums.template visit<Finish::unrolled>([&](int r, int c, float(&values)[width]) {
+        const std::int64_t row = place.row + r;
+        const std::int64_t column = place.column + c;
+        if (row < problem.m && column < problem.n) {
+          const int count = static_cast<int>(smaller<std::int64_t>(width, problem.n - column));
+          finish(result, row, column, count, values);
+        }
+      });
+    }
+    __syncthreads();  // the next result's first copies go where this one's last were read
+  }
+}
+
+// Sums the splits in order. Reads each partial sum once: bound by memory.
+template <class Finish>
+__global__ void __launch_bounds__(256) finish_kernel(const Work work, const Finish finish) {
+  const Problem& problem = work.problem;
+  const std::int64_t across = work.partial_row / 4;
+  const std::int64_t vectors = problem.results * problem.m * across;
+  for (std::int64_t i = grid_thread(); i < vectors; i += grid_threads()) {
+    const float4* const partials = reinterpret_cast<const float4*>(work.partials) + i;
+    float values[4] = {};
+#pragma unroll 4
+    for (int split = 0; split < work.splits; ++split) {
+      const float4 v = partials[split * vectors];
+      values[0] += v.x;
+      values[1] += v.y;
+      values[2] += v.z;
+      values[3] += v.w;
+    }
+    const std::int64_t row = i / across;
+    const std::int64_t column = i % across * 4;
+    const int count = static_cast<int>(smaller<std::int64_t>(4, problem.n - column));
+    finish(row / problem.m, row % problem.m, column, count, values);
+  }
+}
+
+template <class Tile, class OperandA, class OperandB, class Finish>
+void launch_product(const char* op, Work work, const OperandA& a, const OperandB& b,
+                    const Finish& finish) {
+  const Problem& problem = work.problem;
+  work.tiles_m = static_cast<int>(ceil_div<std::int64_t>(problem.m, Tile::m));
+  work.tiles_n = static_cast<int>(ceil_div<std::int64_t>(problem.n, Tile::n));
+  work.steps = ceil_div<std::int64_t>(problem.k, Tile::depth);
+  work.partial_row = ceil_div<std::int64_t>(problem.n, 4) * 4;
+  const Scratch<float> partials(
+      op, work.splits > 1 ? work.splits * problem.results * problem.m * work.partial_row : 0);
+  work.partials = partials.get();
+  Launch shape;
+  shape.grid = dim3(static_cast<unsigned>(std::int64_t{work.tiles_m} * work.tiles_n),
+                    static_cast<unsigned>(work.splits),
+                    static_cast<unsigned>(smaller<std::int64_t>(problem.results, 65535)));
+  shape.block = dim3(Tile::threads);
+  shape.shared_bytes =
+      sizeof(typename Tile::Element) * Tile::stages * (Tile::A::size + Tile::B::size);
+  launch(op, shape, product_kernel<Tile, OperandA, OperandB, Finish>, work, a, b, finish);
+  if (work.splits > 1) {
+    launch(op, elements(problem.results * problem.m * work.partial_row / 4, 1),
+           finish_kernel<Finish>, work, finish);
+  }
+}
+
+}  // namespace detail
+
+// Queues C_r = finish(...) for all results. Nothing to do where C is empty; with k = 0 all sums are
+// 0.
+template <class... Tile, class OperandA, class OperandB, class Finish>
+void product(TileList<Tile...>, const char* op, const Problem& problem, const OperandA& a,
+             const OperandB& b, const Finish& finish) {
+  if (problem.m == 0 || problem.n == 0 || problem.results == 0) return;
+  constexpr TileCost costs[] = {
+      {Tile::m, Tile::n, Tile::depth, Tile::threads, Tile::blocks, Tile::rate}...};
+  const auto steps = [&](int depth) {
+    return problem.terms * ceil_div<std::int64_t>(problem.k, depth);
+  };
+  const Plan choice = plan(costs, static_cast<int>(sizeof...(Tile)), problem.m, problem.n,
+                           problem.results, steps, properties().multiprocessors);
+  detail::Work work{};
+  work.problem = problem;
+  work.splits = choice.splits;
+  work.split_steps = choice.split_steps;
+  int index = 0;
+  ((index++ == choice.tile ? detail::launch_product<Tile>(op, work, a, b, finish) : void()), ...);
+}
+
+}  // namespace lamella::device::gemm
