@@ -85,27 +85,27 @@ struct Work {
   std::int64_t steps;        // of one product
   std::int64_t split_steps;  // of one block
   int splits;
+  std::int64_t first_result;
   float* partials;            // (splits, results, m, partial_row), where there are several splits
   std::int64_t partial_row;  // n, rounded up to whole vectors
 };
 
 struct TilePlace {
-  std::int64_t row, column;
+  int row, column;  // in tiles
 };
 
 // Blocks that run at the same time lie in a rectangle of C of up to 8 tiles' height, so that they
 // share what they read of A and B in the L2 cache.
-template <class Tile>
 __device__ inline TilePlace tile_place(int tiles_m, int tiles_n) {
   constexpr int group = 8;
   const int block = static_cast<int>(blockIdx.x);
   const int first = block / (group * tiles_n) * group;
   const int height = smaller(group, tiles_m - first);
   const int inside = block % (group * tiles_n);
-  return {std::int64_t{first + inside % height} * Tile::m, std::int64_t{inside / height} * Tile::n};
+  return {first + inside % height, inside / height};
 }
 
-// Grid: (tiles, splits, results or fewer).
+// Grid: (tiles, splits, results from first_result on).
 template <class Tile, class OperandA, class OperandB, class Finish>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     product_kernel(const Work work, const OperandA a, const OperandB b, const Finish finish) {
@@ -113,77 +113,86 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   constexpr int width = Tile::Accumulators::width;
   Element* const a_tiles = dynamic_shared<Element>();
   Element* const b_tiles = a_tiles + Tile::stages * Tile::A::size;
-  const TilePlace place = tile_place<Tile>(work.tiles_m, work.tiles_n);
-  typename OperandA::template Loader<typename Tile::A, Tile::threads> load_a(a, place.row);
-  typename OperandB::template Loader<typename Tile::B, Tile::threads> load_b(b, place.column);
+  const TilePlace place = tile_place(work.tiles_m, work.tiles_n);
   const Problem& problem = work.problem;
-  for (std::int64_t result = blockIdx.z; result < problem.results; result += gridDim.z) {
-    std::int64_t product = result * problem.terms;
+  const std::int64_t result = work.first_result + blockIdx.z;
+
+  // What is left to load: steps, and where the next one lies.
+  std::int64_t product = result * problem.terms;
+  std::int64_t k = 0;
+  int unloaded;
+  {
     std::int64_t terms = problem.terms;
     if (problem.first != nullptr) {
       product = problem.first[result];
       terms = problem.first[result + 1] - product;
     }
     const std::int64_t all = terms * work.steps;
-    const std::int64_t begin = smaller(blockIdx.y * work.split_steps, all);
-    const std::int64_t end = smaller(begin + work.split_steps, all);
-    std::int64_t step_in_product = begin;
+    const std::int64_t begin = smaller<std::int64_t>(blockIdx.y * work.split_steps, all);
+    unloaded = static_cast<int>(smaller(work.split_steps, all - begin));
+    k = begin * Tile::depth;
     if (terms > 1 && begin > 0) {
       product += begin / work.steps;
-      step_in_product = begin % work.steps;
+      k = begin % work.steps * Tile::depth;
     }
-    std::int64_t loaded = begin;
-    // Every step has its group of copies, also where nothing is left to load.
-    const auto load_next = [&](int slot) {
-      if (loaded < end) {
-        const std::int64_t k = step_in_product * Tile::depth;
-        load_a.load(a_tiles + slot * Tile::A::size, product, k);
-        load_b.load(b_tiles + slot * Tile::B::size, product, k);
-        ++loaded;
-        if (++step_in_product == work.steps) {
-          step_in_product = 0;
-          ++product;
-        }
+  }
+  typename OperandA::template Loader<typename Tile::A, Tile::threads> load_a(
+      a, std::int64_t{place.row} * Tile::m);
+  typename OperandB::template Loader<typename Tile::B, Tile::threads> load_b(
+      b, std::int64_t{place.column} * Tile::n);
+  // Every step has its group of copies, also where nothing is left to load.
+  const auto load_next = [&](int slot) {
+    if (unloaded > 0) {
+      load_a.load(a_tiles + slot * Tile::A::size, product, k);
+      load_b.load(b_tiles + slot * Tile::B::size, product, k);
+      --unloaded;
+      k += Tile::depth;
+      if (k >= problem.k) {
+        k = 0;
+        ++product;
       }
-      copy_commit();
-    };
-#pragma unroll
-    for (int slot = 0; slot < Tile::stages - 1; ++slot) load_next(slot);
-
-    typename Tile::Accumulators sums;
-    int slot = 0;
-    int free_slot = Tile::stages - 1;
-    for (std::int64_t step = begin; step < end; ++step) {
-      copy_wait<Tile::stages - 2>();
-      __syncthreads();  // all copies have landed; the free slot has been read by all
-      load_next(free_slot);
-      sums.multiply(a_tiles + slot * Tile::A::size, b_tiles + slot * Tile::B::size);
-      free_slot = slot;
-      slot = slot + 1 == Tile::stages ? 0 : slot + 1;
     }
-    copy_wait<0>();
+    copy_commit();
+  };
 
-    if (work.splits > 1) {
-      float* const partials =
-          work.partials + (blockIdx.y * problem.results + result) * problem.m * work.partial_row;
-      sums.template visit<true>([&](int r, int c, float(&values)[width]) {
-        const std::int64_t row = place.row + r;
-        const std::int64_t column = place.column + c;
-        if (row < problem.m && column < problem.n) {
-          write(partials + row * work.partial_row + column, values, width, true);
-        }
-      });
-    } else {
-      sums.template visit<Finish::unrolled>([&](int r, int c, float(&values)[width]) {
-        const std::int64_t row = place.row + r;
-        const std::int64_t column = place.column + c;
-        if (row < problem.m && column < problem.n) {
-          const int count = static_cast<int>(smaller<std::int64_t>(width, problem.n - column));
-          finish(result, row, column, count, values);
-        }
-      });
-    }
-    __syncthreads();  // the next result's first copies go where this one's last were read
+  typename Tile::Accumulators sums;
+  int slot = 0;
+  int step = unloaded;
+#pragma unroll 1
+  for (int i = 0; i < Tile::stages - 1; ++i) load_next(i);
+  int free_slot = Tile::stages - 1;
+#pragma unroll 1
+  for (; step > 0; --step) {
+    copy_wait<Tile::stages - 2>();
+    __syncthreads();  // all copies have landed; the free slot has been read by all
+    load_next(free_slot);
+    sums.multiply(a_tiles + slot * Tile::A::size, b_tiles + slot * Tile::B::size);
+    free_slot = slot;
+    slot = slot + 1 == Tile::stages ? 0 : slot + 1;
+  }
+  copy_wait<0>();
+
+  const std::int64_t first_row = std::int64_t{place.row} * Tile::m;
+  const std::int64_t first_column = std::int64_t{place.column} * Tile::n;
+  if (work.splits > 1) {
+    float* const partials =
+        work.partials + (blockIdx.y * problem.results + result) * problem.m * work.partial_row;
+    sums.template visit<true>([&](int r, int c, float(&values)[width]) {
+      const std::int64_t row = first_row + r;
+      const std::int64_t column = first_column + c;
+      if (row < problem.m && column < problem.n) {
+        write(partials + row * work.partial_row + column, values, width, true);
+      }
+    });
+  } else {
+    sums.template visit<Finish::unrolled>([&](int r, int c, float(&values)[width]) {
+      const std::int64_t row = first_row + r;
+      const std::int64_t column = first_column + c;
+      if (row < problem.m && column < problem.n) {
+        const int count = static_cast<int>(smaller<std::int64_t>(width, problem.n - column));
+        finish(result, row, column, count, values);
+      }
+    });
   }
 }
 
@@ -223,13 +232,16 @@ void launch_product(const char* op, Work work, const OperandA& a, const OperandB
       op, work.splits > 1 ? work.splits * problem.results * problem.m * work.partial_row : 0);
   work.partials = partials.get();
   Launch shape;
-  shape.grid = dim3(static_cast<unsigned>(std::int64_t{work.tiles_m} * work.tiles_n),
-                    static_cast<unsigned>(work.splits),
-                    static_cast<unsigned>(smaller<std::int64_t>(problem.results, 65535)));
   shape.block = dim3(Tile::threads);
   shape.shared_bytes =
       sizeof(typename Tile::Element) * Tile::stages * (Tile::A::size + Tile::B::size);
-  launch(op, shape, product_kernel<Tile, OperandA, OperandB, Finish>, work, a, b, finish);
+  constexpr std::int64_t most = 65535;  // of a grid's third axis
+  for (work.first_result = 0; work.first_result < problem.results; work.first_result += most) {
+    shape.grid = dim3(static_cast<unsigned>(std::int64_t{work.tiles_m} * work.tiles_n),
+                      static_cast<unsigned>(work.splits),
+                      static_cast<unsigned>(smaller(problem.results - work.first_result, most)));
+    launch(op, shape, product_kernel<Tile, OperandA, OperandB, Finish>, work, a, b, finish);
+  }
   if (work.splits > 1) {
     launch(op, elements(problem.results * problem.m * work.partial_row / 4, 1),
            finish_kernel<Finish>, work, finish);

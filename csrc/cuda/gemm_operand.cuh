@@ -28,67 +28,73 @@ struct Strided {
   template <class Layout, int threads>
   class Loader {
    public:
-    __device__ Loader(const Strided& operand, std::int64_t row)
-        : operand_(operand), row_(row), rows_left_(operand.rows - row) {
-      rebase(0);
+    __device__ Loader(const Strided& operand, std::int64_t first) : operand_(operand), valid_(0) {
+      if constexpr (along_rows) {
+        const int width = operand.vectors ? 4 : 1;
+        const int row = static_cast<int>(threadIdx.x) % (rows / width) * width;
+        const int k = static_cast<int>(threadIdx.x) / (rows / width);
+        base_ = operand.data + first + row + k * operand.stride;
+        valid_ = first + row < operand.rows;
+      } else {
+        const int row = static_cast<int>(threadIdx.x) / 8;
+        base_ = operand.data + (first + row) * operand.stride + threadIdx.x % 8;
+#pragma unroll
+        for (int i = 0; i < rows / row_step; ++i) {
+          if (first + row + i * row_step < operand.rows) valid_ |= 1u << i;
+        }
+      }
     }
 
     __device__ void load(typename Layout::Element* tile, std::int64_t product, std::int64_t k) {
-      if (product != product_) rebase(product);
-      const std::int64_t k_left = operand_.k - k;
+      const T* const from = base_ + operand_.offsets.at(product);
+      const int k_left = static_cast<int>(smaller<std::int64_t>(operand_.k - k, depth));
       if constexpr (!along_rows) {
-        copy_along_k(tile, base_ + k, k_left);
+        copy_along_k(tile, from + k, k_left);
       } else if (operand_.vectors) {
-        copy_along_rows<4>(tile, base_ + k * operand_.stride, k_left);
+        copy_along_rows<4>(tile, from + k * operand_.stride, k_left);
       } else {
-        copy_along_rows<1>(tile, base_ + k * operand_.stride, k_left);
+        copy_along_rows<1>(tile, from + k * operand_.stride, k_left);
       }
     }
 
    private:
     static constexpr int rows = Layout::rows;
     static constexpr int depth = Layout::depth;
-
-    __device__ void rebase(std::int64_t product) {
-      product_ = product;
-      base_ = operand_.data + operand_.offsets.at(product) +
-              row_ * (along_rows ? 1 : operand_.stride);
-    }
+    static constexpr int row_step = threads / 8;
 
     // Turned on the way: lanes 8 along k and 4 along rows are 4 whole sectors of memory, and 32
-    // different banks.
-    __device__ void copy_along_k(T* tile, const T* from, std::int64_t k_left) const {
-      constexpr int step = threads / 8;  // rows
-      static_assert(depth == 8 && rows % step == 0);
+    // different banks. From one copy to the next the address moves on: kept for all of them,
+    // addresses would take the registers of the sums.
+    __device__ void copy_along_k(T* tile, const T* from, int k_left) const {
+      static_assert(depth == 8 && rows % row_step == 0);
       const int k = static_cast<int>(threadIdx.x) % 8;
-      const int first = static_cast<int>(threadIdx.x) / 8;
-      const bool valid = k < k_left;
+      const int row = static_cast<int>(threadIdx.x) / 8;
+      const unsigned valid = k < k_left ? valid_ : 0;
 #pragma unroll
-      for (int i = 0; i < rows; i += step) {
-        copy_async<4>(tile + Layout::at(first + i, k), from + (first + i) * operand_.stride + k,
-                      valid && first + i < rows_left_);
+      for (int i = 0; i < rows / row_step; ++i) {
+        copy_async<4>(tile + Layout::at(row + i * row_step, k), from, (valid >> i & 1) != 0);
+        from += row_step * operand_.stride;
       }
     }
 
     template <int width>
-    __device__ void copy_along_rows(T* tile, const T* from, std::int64_t k_left) const {
+    __device__ void copy_along_rows(T* tile, const T* from, int k_left) const {
       constexpr int across = rows / width;  // copies for one k
-      constexpr int copies = across * depth;
-#pragma unroll
-      for (int first = 0; first < copies; first += threads) {
-        const int i = first + static_cast<int>(threadIdx.x);
-        if (copies % threads != 0 && i >= copies) break;
-        const int row = i % across * width;
-        const int k = i / across;
-        copy_async<4 * width>(tile + Layout::at(row, k), from + row + k * operand_.stride,
-                              k < k_left && row < rows_left_);
+      constexpr int k_step = threads / across;
+      static_assert(threads % across == 0);
+      const int row = static_cast<int>(threadIdx.x) % across * width;
+      const int k = static_cast<int>(threadIdx.x) / across;
+      if (depth < k_step && k >= depth) return;
+#pragma unroll(width == 1 ? 4 : 8)
+      for (int i = 0; i < depth; i += k_step) {
+        copy_async<4 * width>(tile + Layout::at(row, k + i), from, valid_ != 0 && k + i < k_left);
+        from += k_step * operand_.stride;
       }
     }
 
     const Strided& operand_;  // a kernel parameter: constant memory
-    std::int64_t row_, rows_left_;
-    std::int64_t product_;
-    const T* base_;
+    const T* base_;           // this thread's first element
+    unsigned valid_;          // a bit for each of its rows
   };
 };
 
