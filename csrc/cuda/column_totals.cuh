@@ -29,7 +29,7 @@ template <int = 0>
 __global__ void __launch_bounds__(total_columns* total_shares)
     add_column_totals(const ColumnTotals p) {
   __shared__ double sums[total_shares * total_columns];
-  const ColumnTotal& total = p.total[blockIdx.y];
+  const ColumnTotal total = blockIdx.y == 0 ? p.total[0] : p.total[1];
   if (total.out == nullptr) return;
   const int lane = static_cast<int>(threadIdx.x) % total_columns;
   const int share = static_cast<int>(threadIdx.x) / total_columns;

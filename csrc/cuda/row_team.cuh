@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/kernel.cuh"
+#include "cuda/reduce.cuh"
 
 namespace lamella::device {
 
@@ -93,48 +94,26 @@ struct RowPart {
   }
 };
 
-struct Add {
-  template <class T>
-  __device__ static T of(T a, T b) {
-    return a + b;
-  }
-};
-// NaN is lost beside a number.
-struct Maximum {
-  __device__ static float of(float a, float b) { return fmaxf(a, b); }
-};
-
 // The values v of a team combined, in all of its threads alike; every thread of the block calls it.
 // `slots`: shared memory, 32 * `count` values that no other reduction uses until the next barrier.
-template <class Operation, int threads, int count, class T>
+template <class Op, int threads, int count, class T>
 __device__ void reduce_team(T (&v)[count], T* slots) {
-  constexpr int lanes = threads < warp_size ? threads : warp_size;
 #pragma unroll
-  for (int offset = lanes / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      v[k] = Operation::of(v[k], __shfl_xor_sync(all_lanes, v[k], offset));
-    }
+  for (int k = 0; k < count; ++k) {
+    v[k] = warp_reduce<(threads < warp_size ? threads : warp_size)>(v[k], Op());
   }
   if constexpr (threads > warp_size) {
     constexpr int warps = threads / warp_size;
-    const int lane = static_cast<int>(threadIdx.x) % warp_size;
-    const int warp = static_cast<int>(threadIdx.x) / warp_size;
     // Where a block has several teams, each has slots of its own.
-    const int first = warp / warps * warps;
-    if (lane == 0) {
+    const int first = warp_index() / warps * warps;
+    if (lane_index() == 0) {
 #pragma unroll
-      for (int k = 0; k < count; ++k) slots[k * 32 + warp] = v[k];
+      for (int k = 0; k < count; ++k) slots[k * 32 + warp_index()] = v[k];
     }
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < count; ++k) v[k] = slots[k * 32 + first + lane % warps];
-#pragma unroll
-    for (int offset = warps / 2; offset > 0; offset /= 2) {
-#pragma unroll
-      for (int k = 0; k < count; ++k) {
-        v[k] = Operation::of(v[k], __shfl_xor_sync(all_lanes, v[k], offset));
-      }
+    for (int k = 0; k < count; ++k) {
+      v[k] = warp_reduce<warps>(slots[k * 32 + first + lane_index() % warps], Op());
     }
   }
 }
@@ -142,7 +121,7 @@ __device__ void reduce_team(T (&v)[count], T* slots) {
 template <class Team>
 __device__ float team_sum(float v, float* slots) {
   float values[1] = {v};
-  reduce_team<Add, Team::threads>(values, slots);
+  reduce_team<Sum, Team::threads>(values, slots);
   return values[0];
 }
 

@@ -107,13 +107,8 @@ __global__ void __launch_bounds__(Team::block) backward_rows(const Walk walk) {
   const std::int64_t end = smaller(p.shape.rows, begin + walk.each);
   const RowPart<Team> columns = {rank, static_cast<int>(size), walk.aligned};
   const float share = 1.0f / static_cast<float>(size);
-  float gamma[Team::held];
-  if (p.gamma != nullptr) {
-    columns.load(p.gamma, 0.0f, gamma);
-  } else {
-#pragma unroll
-    for (int k = 0; k < Team::held; ++k) gamma[k] = 1.0f;
-  }
+  // Where registers are short, memory waits for a row to be finished.
+  constexpr bool reads_ahead = Team::vectors == 1;
   float dgamma[Team::held] = {}, dbeta[Team::held] = {};
 
   std::int64_t row = begin + static_cast<int>(threadIdx.x) / Team::threads;
@@ -123,27 +118,34 @@ __global__ void __launch_bounds__(Team::block) backward_rows(const Walk walk) {
     part.load(p.dy + of * size, 0.0f, next_dy);
     part.load(p.s + of * size, 0.0f, next_s);
   };
-  load(row);
+  if constexpr (reads_ahead) load(row);
   int turn = 0;
   // All teams of a block take the same number of turns: they meet in each reduction.
   for (std::int64_t first = begin; first < end; first += Team::rows, row += Team::rows) {
     const RowPart<Team> part = {rank, row < end ? columns.size : 0, walk.aligned};
     const Normal normal = row_normal<centered>(p.saved, row, row < end);
+    if constexpr (!reads_ahead) load(row);
     float g[Team::held], d[Team::held];
     float sums[2] = {0.0f, 0.0f};
 #pragma unroll
-    for (int k = 0; k < Team::held; ++k) {
-      d[k] = centered ? next_s[k] - normal.center : next_s[k];
-      const float n = normal_of<centered>(normal, d[k]);
-      dgamma[k] = fmaf(next_dy[k], n, dgamma[k]);
-      if constexpr (centered) dbeta[k] += next_dy[k];
-      g[k] = next_dy[k] * gamma[k];
-      sums[0] += g[k];
-      sums[1] = fmaf(g[k], n, sums[1]);
+    for (int i = 0; i < Team::vectors; ++i) {
+      float gamma[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+      if (p.gamma != nullptr) columns.load_vector(p.gamma, i, 0.0f, gamma);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int k = 4 * i + j;
+        d[k] = centered ? next_s[k] - normal.center : next_s[k];
+        const float n = normal_of<centered>(normal, d[k]);
+        dgamma[k] = fmaf(next_dy[k], n, dgamma[k]);
+        if constexpr (centered) dbeta[k] += next_dy[k];
+        g[k] = next_dy[k] * gamma[j];
+        sums[0] += g[k];
+        sums[1] = fmaf(g[k], n, sums[1]);
+      }
     }
-    load(row + Team::rows);
+    if constexpr (reads_ahead) load(row + Team::rows);
     if (!walk.wants_input()) continue;
-    reduce_team<Add, Team::threads>(sums, slots[turn]);
+    reduce_team<Sum, Team::threads>(sums, slots[turn]);
     turn = 1 - turn;
     const RowGradient gradient = row_gradient(normal, sums[0] * share, sums[1] * share);
 #pragma unroll
@@ -220,7 +222,7 @@ __global__ void __launch_bounds__(Piece::block)
       own[1] = fmaf(g[j], normal_of<centered>(normal, d[j]), own[1]);
     }
   }
-  reduce_team<Add, Piece::threads>(own, slots);
+  reduce_team<Sum, Piece::threads>(own, slots);
   if (threadIdx.x == 0) sums[blockIdx.x] = {own[0], own[1]};
 }
 
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(Piece::block)
     total[0] += static_cast<double>(sums[place.row * pieces + i].plain);
     total[1] += static_cast<double>(sums[place.row * pieces + i].normal);
   }
-  reduce_team<Add, Piece::threads>(total, slots);
+  reduce_team<Sum, Piece::threads>(total, slots);
   const double size = static_cast<double>(p.shape.size);
   const RowGradient gradient = row_gradient(normal, static_cast<float>(total[0] / size),
                                             static_cast<float>(total[1] / size));
@@ -293,7 +295,7 @@ bool with_team(std::int64_t size, const Choice& choice) {
   if (size <= 1024) return choice(RowTeam<256, 1, 512>{}), true;
   if (size <= 2048) return choice(RowTeam<512, 1, 512>{}), true;
   if (size <= 4096) return choice(RowTeam<1024, 1, 1024>{}), true;
-  if (size <= 8192) return choice(RowTeam<1024, 2, 1024>{}), true;
+  if (size <= 8192) return choice(RowTeam<512, 4, 512>{}), true;
   return false;
 }
 

@@ -50,7 +50,7 @@ __device__ float center_row(const RowPart<Team>& part, float (&v)[Team::held], f
     if constexpr (centered) sums[0] += v[k];
     sums[1] = fmaf(v[k], v[k], sums[1]);
   }
-  reduce_team<Add, Team::threads>(sums, slots + Team::slots);
+  reduce_team<Sum, Team::threads>(sums, slots + Team::slots);
   return center;
 }
 
@@ -167,7 +167,7 @@ __device__ Normal combine(const Common& common, const PieceSums* sums, std::int6
       total[0] += static_cast<double>(piece_size(shape, i)) * static_cast<double>(sums[i].center) +
                   static_cast<double>(sums[i].offset);
     }
-    reduce_team<Add, Piece::threads>(total, slots);
+    reduce_team<Sum, Piece::threads>(total, slots);
   }
   const double mean = total[0] / size;
   double squares[1] = {0.0};
@@ -178,7 +178,7 @@ __device__ Normal combine(const Common& common, const PieceSums* sums, std::int6
     squares[0] += static_cast<double>(sums[i].squares) +
                   shift * (2.0 * static_cast<double>(sums[i].offset) + n * shift);
   }
-  reduce_team<Add, Piece::threads>(squares, slots + Piece::slots);
+  reduce_team<Sum, Piece::threads>(squares, slots + Piece::slots);
   const double variance = squares[0] < 0.0 ? 0.0 : squares[0] / size;
   const double scale = 1.0 / sqrt(variance + static_cast<double>(common.epsilon));
   const float center = static_cast<float>(mean);

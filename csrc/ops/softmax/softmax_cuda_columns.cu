@@ -122,7 +122,7 @@ struct Columns {
 };
 
 // The values of a column's shares combined, in all of its threads. shared: threads * width floats.
-template <class Operation, int width>
+template <class Op, int width>
 __device__ void reduce_columns(const Columns<width>& columns, float (&v)[width], float* shared) {
   const int thread = static_cast<int>(threadIdx.x);
   __syncthreads();
@@ -134,7 +134,7 @@ __device__ void reduce_columns(const Columns<width>& columns, float (&v)[width],
 #pragma unroll
       for (int w = 0; w < width; ++w) {
         float* const own = shared + w * threads + thread;
-        *own = Operation::of(*own, own[half * columns.spacing]);
+        *own = Op()(*own, own[half * columns.spacing]);
       }
     }
   }
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(threads)
   reduce_columns<Maximum>(columns, most, shared);
 #pragma unroll
   for (int w = 0; w < width; ++w) factor[w] = rescaled(own[w], most[w]);
-  reduce_columns<Add>(columns, factor, shared);
+  reduce_columns<Sum>(columns, factor, shared);
 #pragma unroll
   for (int w = 0; w < width; ++w) {
     factor[w] = normalizer<logarithm>(Exponentials{most[w], factor[w]}.total());
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(threads)
       total[w] += sum;
     }
   }
-  reduce_columns<Add>(columns, total, shared);
+  reduce_columns<Sum>(columns, total, shared);
   for (std::int64_t s = steps - 1; s >= 0; --s) {
     if (steps > 1) {
       columns.load(dy, s * step, 0.0f, gradient);
