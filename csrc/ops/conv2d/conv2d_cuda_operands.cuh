@@ -1,0 +1,284 @@
+// The convolutions' operands for the matrix product (cuda/gemm.cuh): read in place from the image
+// and the kernel as they lie, no im2col anywhere.
+//
+//   convolution      pixels of y by filters, over (tap, channel)      Gather  x  kernel (Strided)
+//   input gradient   pixels of dx by channels, over (tap, filter)     Gather  x  TurnedKernel
+//   kernel gradient  (tap, channel) by filters, over pixels of y      Patches x  dz (Strided)
+//
+// A product is a group. The input gradient of a strided convolution is one product for each phase:
+// the positions of dx with one remainder by the stride meet the same taps, the others none of them.
+#pragma once
+
+#include "cuda/copy.cuh"
+#include "cuda/window.cuh"
+#include "ops/conv2d/conv2d.h"
+
+namespace lamella::device {
+
+// One axis of a gather: result i reads, through slot s, position i * step + first + s * delta,
+// where that lies in [0, size), and slot s is the kernel's tap tap + s * tap_step. Result i is
+// position result + i * result_step of what is written.
+struct GatherAxis {
+  int size, step, first, delta;
+  int slots, tap, tap_step;
+  int results, result, result_step;
+};
+
+struct GatherAxes {
+  GatherAxis h, w;
+  int slots() const { return h.slots * w.slots; }
+};
+
+// Element (row, k): row is a pixel of the result, k is (slot, channel of the group).
+template <class T>
+struct Gather {
+  const T* image;
+  GatherAxes axes;
+  int channels, group_channels;
+  std::int64_t rows;
+  Divisor image_rows, row_rows;  // results of an image, of a row
+  Divisor group, row_slots;      // channels of a slot, slots of a row
+
+  Gather(const T* image_, const GatherAxes& axes_, std::int64_t batch, std::int64_t channels_,
+         std::int64_t groups)
+      : image(image_),
+        axes(axes_),
+        channels(static_cast<int>(channels_)),
+        group_channels(static_cast<int>(channels_ / groups)),
+        rows(batch * axes_.h.results * axes_.w.results),
+        image_rows(std::int64_t{axes_.h.results} * axes_.w.results),
+        row_rows(axes_.w.results),
+        group(channels_ / groups),
+        row_slots(axes_.w.slots) {}
+
+  std::int64_t depth() const { return std::int64_t{axes.slots()} * group_channels; }
+
+  // A thread copies elements of one k and of every (threads / depth)-th row: neighbouring lanes
+  // neighbouring channels. What is the same for all steps of a slot, is computed once for it.
+  template <class Layout, int threads>
+  class Loader {
+   public:
+    __device__ Loader(const Gather& operand, std::int64_t row)
+        : operand_(operand), slot_(-1), product_(-1), valid_(0) {
+      const std::int64_t first_image = operand.image_rows.divide(row);
+      const std::int64_t image_size =
+          std::int64_t{operand.axes.h.size} * operand.axes.w.size * operand.channels;
+      base_ = operand.image + first_image * image_size;
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        const std::int64_t r = row + first() + i * row_step;
+        h_[i] = outside;
+        w_[i] = 0;
+        offset_[i] = 0;
+        if (r >= operand.rows) continue;
+        const std::int64_t n = operand.image_rows.divide(r);
+        const int inner = static_cast<int>(r - n * operand.image_rows.value());
+        const int y = operand.row_rows.divide_small(inner);
+        const int x = inner - y * static_cast<int>(operand.row_rows.value());
+        h_[i] = y * operand.axes.h.step + operand.axes.h.first;
+        w_[i] = x * operand.axes.w.step + operand.axes.w.first;
+        offset_[i] = static_cast<int>((n - first_image) * image_size) +
+                     (h_[i] * operand.axes.w.size + w_[i]) * operand.channels;
+      }
+    }
+
+    __device__ void load(T* tile, std::int64_t product, std::int64_t k) {
+      const int at = static_cast<int>(k) + lane();
+      const int slot = operand_.group.divide_small(at);
+      if (slot != slot_ || product != product_) enter(slot, product);
+      const T* const from = from_ + (at - slot * operand_.group_channels);
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        copy_async<sizeof(T)>(tile + Layout::at(first() + i * row_step, lane()), from + offset_[i],
+                              (valid_ >> i & 1) != 0);
+      }
+    }
+
+   private:
+    static constexpr int depth = Layout::depth;
+    static constexpr int row_step = threads / depth;
+    static constexpr int count = Layout::rows / row_step;
+    static constexpr int outside = -(1 << 30);
+    static_assert(threads % depth == 0 && Layout::rows % row_step == 0 && count <= 32);
+
+    __device__ static int lane() { return static_cast<int>(threadIdx.x) % depth; }
+    __device__ static int first() { return static_cast<int>(threadIdx.x) / depth; }
+
+    __device__ void enter(int slot, std::int64_t product) {
+      slot_ = slot;
+      product_ = product;
+      valid_ = 0;
+      from_ = base_;
+      const GatherAxes& axes = operand_.axes;
+      const int row = operand_.row_slots.divide_small(slot);
+      if (row >= axes.h.slots) return;
+      const int column = slot - row * axes.w.slots;
+      const int dh = row * axes.h.delta;
+      const int dw = column * axes.w.delta;
+      from_ += (std::int64_t{dh} * axes.w.size + dw) * operand_.channels +
+               product * operand_.group_channels;
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        const bool inside =
+            static_cast<unsigned>(h_[i] + dh) < static_cast<unsigned>(axes.h.size) &&
+            static_cast<unsigned>(w_[i] + dw) < static_cast<unsigned>(axes.w.size);
+        valid_ |= static_cast<unsigned>(inside) << i;
+      }
+    }
+
+    const Gather& operand_;
+    const T* base_;  // the image of the tile's first row
+    const T* from_;
+    int h_[count], w_[count], offset_[count];
+    int slot_;
+    std::int64_t product_;
+    unsigned valid_;
+  };
+};
+
+// Element (row, k) of group g: row is a channel of the group, k is (slot, filter of the group).
+template <class T>
+struct TurnedKernel {
+  const T* kernel;  // (taps, channels of a group, filters)
+  GatherAxes axes;
+  int row_taps, group_channels, filters, group_filters;
+  Divisor group, row_slots;
+
+  TurnedKernel(const T* kernel_, const conv2d::Problem& p, const GatherAxes& axes_)
+      : kernel(kernel_),
+        axes(axes_),
+        row_taps(static_cast<int>(p.width.kernel)),
+        group_channels(static_cast<int>(p.channels / p.groups)),
+        filters(static_cast<int>(p.filters)),
+        group_filters(static_cast<int>(p.filters / p.groups)),
+        group(p.filters / p.groups),
+        row_slots(axes_.w.slots) {}
+
+  template <class Layout, int threads>
+  class Loader {
+   public:
+    __device__ Loader(const TurnedKernel& operand, std::int64_t row)
+        : operand_(operand),
+          from_(operand.kernel + (row + first()) * operand.filters),
+          rows_left_(operand.group_channels - static_cast<int>(row)) {}
+
+    __device__ void load(T* tile, std::int64_t product, std::int64_t k) {
+      const GatherAxes& axes = operand_.axes;
+      const int at = static_cast<int>(k) + lane();
+      const int slot = operand_.group.divide_small(at);
+      const int row = operand_.row_slots.divide_small(slot);
+      const int column = slot - row * axes.w.slots;
+      const int tap = (axes.h.tap + row * axes.h.tap_step) * operand_.row_taps + axes.w.tap +
+                      column * axes.w.tap_step;
+      const T* const from =
+          from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
+          product * operand_.group_filters + (at - slot * operand_.group_filters);
+      const int rows = row < axes.h.slots ? rows_left_ : 0;
+#pragma unroll
+      for (int i = 0; i < Layout::rows; i += row_step) {
+        copy_async<sizeof(T)>(tile + Layout::at(first() + i, lane()),
+                              from + std::int64_t{i} * operand_.filters, first() + i < rows);
+      }
+    }
+
+   private:
+    static constexpr int row_step = threads / Layout::depth;
+    static_assert(threads % Layout::depth == 0 && Layout::rows % row_step == 0);
+
+    __device__ static int lane() { return static_cast<int>(threadIdx.x) % Layout::depth; }
+    __device__ static int first() { return static_cast<int>(threadIdx.x) / Layout::depth; }
+
+    const TurnedKernel& operand_;
+    const T* from_;
+    int rows_left_;
+  };
+};
+
+// Element (row, k): row is (tap, channel of the group), k is a pixel of the result.
+template <class T>
+struct Patches {
+  const T* image;
+  GatherAxes axes;
+  int channels, group_channels, rows;
+  std::int64_t pixels;
+  Divisor image_pixels, row_pixels;  // of results
+  Divisor group, row_slots;
+  bool vectors;  // 4 neighbouring channels in one copy
+
+  Patches(const T* image_, const GatherAxes& axes_, std::int64_t batch, std::int64_t channels_,
+          std::int64_t groups, bool vectors_)
+      : image(image_),
+        axes(axes_),
+        channels(static_cast<int>(channels_)),
+        group_channels(static_cast<int>(channels_ / groups)),
+        rows(axes_.slots() * group_channels),
+        pixels(batch * axes_.h.results * axes_.w.results),
+        image_pixels(std::int64_t{axes_.h.results} * axes_.w.results),
+        row_pixels(axes_.w.results),
+        group(channels_ / groups),
+        row_slots(axes_.w.slots),
+        vectors(vectors_) {}
+
+  // A thread's rows are the same in every step, its pixels are not.
+  template <class Layout, int threads>
+  class Loader {
+   public:
+    __device__ Loader(const Patches& operand, std::int64_t row) : operand_(operand) {
+      const int width = operand.vectors ? 4 : 1;
+      const int across = Layout::rows / width;
+      row_ = static_cast<int>(threadIdx.x) % across * width;
+      k_ = static_cast<int>(threadIdx.x) / across;
+      const int at = static_cast<int>(row) + row_;
+      const int slot = operand.group.divide_small(at);
+      const int slot_row = operand.row_slots.divide_small(slot);
+      const int slot_column = slot - slot_row * operand.axes.w.slots;
+      h_ = at < operand.rows ? slot_row * operand.axes.h.delta + operand.axes.h.first : outside;
+      w_ = slot_column * operand.axes.w.delta + operand.axes.w.first;
+      from_ = operand.image + (at - slot * operand.group_channels);
+    }
+
+    __device__ void load(T* tile, std::int64_t product, std::int64_t k) const {
+      if (operand_.vectors) {
+        copy<4>(tile, product, k);
+      } else {
+        copy<1>(tile, product, k);
+      }
+    }
+
+   private:
+    static constexpr int outside = -(1 << 30);
+
+    template <int width>
+    __device__ void copy(T* tile, std::int64_t product, std::int64_t k) const {
+      constexpr int across = Layout::rows / width;
+      constexpr int k_step = threads / across;
+      static_assert(threads % across == 0);
+      const GatherAxes& axes = operand_.axes;
+      const T* const from = from_ + product * operand_.group_channels;
+#pragma unroll
+      for (int i = 0; i < Layout::depth; i += k_step) {
+        if (Layout::depth % k_step != 0 && k_ + i >= Layout::depth) break;
+        const std::int64_t pixel = k + k_ + i;
+        const std::int64_t n = operand_.image_pixels.divide(pixel);
+        const int inner = static_cast<int>(pixel - n * operand_.image_pixels.value());
+        const int y = operand_.row_pixels.divide_small(inner);
+        const int x = inner - y * axes.w.results;
+        const int h = y * axes.h.step + h_;
+        const int w = x * axes.w.step + w_;
+        const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(axes.h.size) &&
+                            static_cast<unsigned>(w) < static_cast<unsigned>(axes.w.size) &&
+                            pixel < operand_.pixels;
+        const std::int64_t at = (n * axes.h.size + h) * axes.w.size + w;
+        copy_async<width * sizeof(T)>(tile + Layout::at(row_, k_ + i),
+                                      from + at * operand_.channels, inside);
+      }
+    }
+
+    const Patches& operand_;
+    const T* from_;
+    int row_, k_;
+    int h_, w_;
+  };
+};
+
+}  // namespace lamella::device
