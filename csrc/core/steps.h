@@ -39,6 +39,13 @@ class Steps {
     const std::int64_t s = position(j, row);
     return backwards_ ? time_ - 1 - s : s;
   }
+  bool backwards() const { return backwards_; }
+  // The tables, for copies of them; null where all(): offset (count + 1), sequence and length
+  // (batch), position (packed_rows).
+  const std::int64_t* offsets() const { return offset_.get(); }
+  const std::int64_t* sequences() const { return sequence_.get(); }
+  const std::int64_t* lengths() const { return length_.get(); }
+  const std::int64_t* positions() const { return position_.get(); }
 
  private:
   std::int64_t batch_, time_, count_;

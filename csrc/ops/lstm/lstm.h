@@ -49,7 +49,7 @@ struct Zoneout {
   const std::uint8_t* kept = nullptr;
   float rate = 0.0f;
 
-  bool on() const { return kept != nullptr || rate != 0.0f; }
+  constexpr bool on() const { return kept != nullptr || rate != 0.0f; }
 };
 
 struct Cell {
