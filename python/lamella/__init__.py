@@ -40,6 +40,7 @@ _SUBMODULES = frozenset(
     {
         "activations",
         "callbacks",
+        "cuda",
         "datasets",
         "initializers",
         "layers",

@@ -1,0 +1,57 @@
+"""What layers and models do with arrays besides calling ops, on any device.
+
+NumPy's arrays stay NumPy's; `lamella.cuda.Array` stays on its device. Where the device has no kernel
+for something, it raises: nothing moves between devices unless `to_numpy` or `like` is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lamella.ops._backend import device_module
+
+
+def is_on_device(array: Any) -> bool:
+    """Return whether `array` is a `lamella.cuda.Array`."""
+    return device_module(array) is not None
+
+
+def to_numpy(array: Any) -> Any:
+    """Return an array on the host: `array` itself if it is NumPy's already."""
+    return array if device_module(array) is None else array.numpy()
+
+
+def like(model: Any, array: Any) -> Any:
+    """Return `array` where `model` is: itself, or a copy on the other device."""
+    module = device_module(model)
+    if module is None:
+        return to_numpy(array)
+    return array if device_module(array) is module else module.asarray(array)
+
+
+def zeros(model: Any, shape: tuple[int, ...]) -> Any:
+    """Return float32 zeros on the device of `model`."""
+    module = device_module(model)
+    return np.zeros(shape, np.float32) if module is None else module.zeros(shape, "float32")
+
+
+def copy_to(target: Any, source: Any) -> None:
+    """Copy the elements of `source`, on whichever device, into `target`, of the same shape."""
+    if device_module(target) is None:
+        np.copyto(target, to_numpy(source))
+    else:
+        target[...] = source
+
+
+def expand_dims(array: Any, axis: int) -> Any:
+    """Return a view with one more axis of size 1."""
+    place = axis + array.ndim + 1 if axis < 0 else axis
+    return array.reshape(*array.shape[:place], 1, *array.shape[place:])
+
+
+def squeeze(array: Any, axis: int) -> Any:
+    """Return a view without an axis of size 1."""
+    place = axis + array.ndim if axis < 0 else axis
+    return array.reshape(*array.shape[:place], *array.shape[place + 1 :])
