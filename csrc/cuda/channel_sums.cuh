@@ -9,9 +9,9 @@
 
 #include <cstdint>
 
+#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/pointwise.cuh"
 
 namespace lamella::device {
 
@@ -64,10 +64,10 @@ struct ChannelPlace {
   std::int64_t channel;  // the first
   std::int64_t begin;    // of its rows, which are `tile.down` apart; no row where it has no channel
   std::int64_t end;
-  std::int64_t first;    // element of row `begin`
-  std::int64_t stride;   // from one of its rows to the next
-  int column;            // of the block
-  int share;             // of the rows
+  std::int64_t first;   // element of row `begin`
+  std::int64_t stride;  // from one of its rows to the next
+  int column;           // of the block
+  int share;            // of the rows
 
   __device__ explicit ChannelPlace(const ChannelTile& tile) {
     const std::int64_t group = blockIdx.x % tile.groups;
@@ -92,8 +92,8 @@ struct ChannelPlace {
   }
 };
 
-// body(turn, rows) for the rows of a thread, channel_turn<width> at a time: `rows` of them from element
-// `turn` on.
+// body(turn, rows) for the rows of a thread, channel_turn<width> at a time: `rows` of them from
+// element `turn` on.
 template <int width, class Body>
 __device__ void each_turn(const ChannelPlace<width>& place, std::int64_t count, const Body& body) {
   std::int64_t at = place.first;
@@ -143,8 +143,8 @@ struct ChannelMoments {
 
 // The shares of a block added in a fixed order, `value` of all of them into that of share 0.
 template <int width, class T>
-__device__ void add_shares(const ChannelTile& tile, const ChannelPlace<width>& place, T (&own)[width],
-                           T* shared) {
+__device__ void add_shares(const ChannelTile& tile, const ChannelPlace<width>& place,
+                           T (&own)[width], T* shared) {
   // One of a thread's columns after the other: shared memory is for channel_threads values.
   int top = 1;
   while (top < tile.down) top *= 2;
@@ -300,7 +300,8 @@ __global__ void __launch_bounds__(combine_columns* combine_shares)
            shift * (2.0 * static_cast<double>(m.sum) + rows_of(i) * shift);
   });
   // Rounding may leave a tiny negative sum where all elements are equal.
-  if (place.writes) put(place.image, place.channel, ChannelTotals{mean, squares < 0.0 ? 0.0 : squares});
+  if (place.writes)
+    put(place.image, place.channel, ChannelTotals{mean, squares < 0.0 ? 0.0 : squares});
 }
 
 // Sums over rows of dy and of dy (x - center).
@@ -372,9 +373,8 @@ __global__ void __launch_bounds__(combine_columns* combine_shares)
   const CombinePlace place(tile);
   const ChannelGradients* const own =
       gradients + place.image * tile.chunks * tile.channels + place.channel;
-  const double plain = sum_of_chunks(tile.chunks, place.is_channel, shared, [&](std::int64_t i) {
-    return own[i * tile.channels].plain;
-  });
+  const double plain = sum_of_chunks(tile.chunks, place.is_channel, shared,
+                                     [&](std::int64_t i) { return own[i * tile.channels].plain; });
   const double centered = sum_of_chunks(tile.chunks, place.is_channel, shared, [&](std::int64_t i) {
     return own[i * tile.channels].centered;
   });

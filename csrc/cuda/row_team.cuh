@@ -142,13 +142,13 @@ __device__ std::int64_t team_row() {
 // choice(RowTeam<...>{}) of the smallest team that holds a row of `size`; false where none does.
 template <class Choice>
 bool with_row_team(std::int64_t size, const Choice& choice) {
-  if (size <= RowTeam<8, 1>::capacity) return choice(RowTeam<8, 1>{}), true;        // 32
-  if (size <= RowTeam<32, 1>::capacity) return choice(RowTeam<32, 1>{}), true;      // 128
-  if (size <= RowTeam<32, 4>::capacity) return choice(RowTeam<32, 4>{}), true;      // 512
-  if (size <= RowTeam<128, 4>::capacity) return choice(RowTeam<128, 4>{}), true;    // 2048
-  if (size <= RowTeam<256, 4>::capacity) return choice(RowTeam<256, 4>{}), true;    // 4096
-  if (size <= RowTeam<512, 4>::capacity) return choice(RowTeam<512, 4>{}), true;    // 8192
-  if (size <= RowTeam<512, 8>::capacity) return choice(RowTeam<512, 8>{}), true;    // 16384
+  if (size <= RowTeam<8, 1>::capacity) return choice(RowTeam<8, 1>{}), true;      // 32
+  if (size <= RowTeam<32, 1>::capacity) return choice(RowTeam<32, 1>{}), true;    // 128
+  if (size <= RowTeam<32, 4>::capacity) return choice(RowTeam<32, 4>{}), true;    // 512
+  if (size <= RowTeam<128, 4>::capacity) return choice(RowTeam<128, 4>{}), true;  // 2048
+  if (size <= RowTeam<256, 4>::capacity) return choice(RowTeam<256, 4>{}), true;  // 4096
+  if (size <= RowTeam<512, 4>::capacity) return choice(RowTeam<512, 4>{}), true;  // 8192
+  if (size <= RowTeam<512, 8>::capacity) return choice(RowTeam<512, 8>{}), true;  // 16384
   return false;
 }
 

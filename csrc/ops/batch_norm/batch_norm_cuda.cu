@@ -1,7 +1,7 @@
 // Batch normalization on the device. What limits it is memory: forward reads x twice (statistics,
 // result) and writes y, backward reads x and dy twice and writes dx.
-#include "cuda/kernel.cuh"
 #include "cuda/channel_sums.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/batch_norm/batch_norm.h"
@@ -36,9 +36,8 @@ void statistics_of(std::int64_t rows, std::int64_t channels, const float* x, flo
 
 void statistics(std::int64_t rows, std::int64_t channels, const float* x, float* mean,
                 float* variance) {
-  channels % 4 == 0 && are_vector_aligned(x)
-      ? statistics_of<4>(rows, channels, x, mean, variance)
-      : statistics_of<1>(rows, channels, x, mean, variance);
+  channels % 4 == 0 && are_vector_aligned(x) ? statistics_of<4>(rows, channels, x, mean, variance)
+                                             : statistics_of<1>(rows, channels, x, mean, variance);
 }
 
 __device__ inline double inverse_deviation(float variance, double epsilon) {
@@ -88,8 +87,7 @@ struct PutGradients {
     if (p.d_variance != nullptr) p.d_variance[c] = static_cast<float>(d_variance);
     if (curve == nullptr) return;
     const double share = 1.0 / static_cast<double>(p.rows);
-    curve[c] =
-        static_cast<float>(2.0 * share * (d_variance + value_or(p.d_own_variance, c, 0.0)));
+    curve[c] = static_cast<float>(2.0 * share * (d_variance + value_or(p.d_own_variance, c, 0.0)));
     term[c] = static_cast<float>(share * (d_mean + value_or(p.d_own_mean, c, 0.0)));
   }
 };

@@ -64,8 +64,7 @@ struct LabelledRow {
 
 template <class Team>
 Launch row_launch(std::int64_t rows) {
-  return {dim3(static_cast<unsigned>(ceil_div<std::int64_t>(rows, Team::rows))),
-          dim3(Team::block)};
+  return {dim3(static_cast<unsigned>(ceil_div<std::int64_t>(rows, Team::rows))), dim3(Team::block)};
 }
 
 }  // namespace lamella::crossentropy::device

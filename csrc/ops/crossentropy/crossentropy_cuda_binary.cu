@@ -1,7 +1,7 @@
 // The binary cross-entropy on the device: pointwise, then the mean of each row. What limits it is
 // memory; from probabilities the two logarithms take about as long.
+#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
-#include "cuda/pointwise.cuh"
 #include "ops/crossentropy/crossentropy_cuda.cuh"
 
 namespace lamella::crossentropy::device {
@@ -115,8 +115,7 @@ void forward_of(const Problem& p, const float* labels, float* loss) {
   const Targets targets = targets_of(p, labels);
   const bool aligned = are_vector_aligned(p.y_pred, labels, loss);
   if (p.classes == 1) {
-    return launch_pointwise(op, LossOfElements<from_logits>{p.y_pred, targets, loss}, p.rows,
-                            aligned);
+    return launch_flat(op, LossOfElements<from_logits>{p.y_pred, targets, loss}, p.rows, aligned);
   }
   const bool vectors = p.classes % 4 == 0 && aligned;
   if (p.classes <= 64) return launch_rows<RowTeam<8, 1>, from_logits>(p, targets, vectors, loss);
@@ -126,8 +125,8 @@ void forward_of(const Problem& p, const float* labels, float* loss) {
 
 template <bool from_logits>
 void backward_of(const Problem& p, const float* labels, const float* dy, float* d_pred) {
-  launch_pointwise(op, Gradient<from_logits>{p, targets_of(p, labels), dy, d_pred},
-                   p.rows * p.classes, are_vector_aligned(p.y_pred, labels, d_pred));
+  launch_flat(op, Gradient<from_logits>{p, targets_of(p, labels), dy, d_pred}, p.rows * p.classes,
+              are_vector_aligned(p.y_pred, labels, d_pred));
 }
 
 void forward(const Problem& p, const float* labels, float* loss) {

@@ -184,9 +184,8 @@ __device__ void gradient_from_logits(LabelledRow<Team, is_held>& row, const Targ
 }
 
 template <class Team, bool is_held, class Targets>
-__device__ void gradient_from_probabilities(LabelledRow<Team, is_held>& row,
-                                            const Targets& targets, float dy, float* slots,
-                                            float* d_pred) {
+__device__ void gradient_from_probabilities(LabelledRow<Team, is_held>& row, const Targets& targets,
+                                            float dy, float* slots, float* d_pred) {
   const float total = row_total(row, slots);
   float unchanged = 0.0f;
   row.template pass<false>(0.0f, [&](const RowPart<Team>& part, std::int64_t begin) {

@@ -1,9 +1,9 @@
 // Embedding on the device: forward copies rows. Backward orders the indices by row, and sums each
 // row's gradients in that order: first within pieces of the order, then the sums of rows that reach
 // beyond a piece. What limits both is memory; backward also zeroes the table's gradient.
+#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/pointwise.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/embedding_cuda_order.cuh"
@@ -186,9 +186,15 @@ void sum_rows(const Problem& p, const OrderedRows<Number>& order, const float* d
   const std::int64_t size = piece_size(p.count);
   const std::int64_t pieces = ceil_div(p.count, size);
   const Scratch<float> parts(op, 2 * pieces * p.columns);
-  const Pieces<Number> all = {order.rows(), order.positions(), p.count,
-                              size,         pieces,            dy,
-                              dtable,       parts.get(),       parts.get() + pieces * p.columns};
+  const Pieces<Number> all = {order.rows(),
+                              order.positions(),
+                              p.count,
+                              size,
+                              pieces,
+                              dy,
+                              dtable,
+                              parts.get(),
+                              parts.get() + pieces * p.columns};
   launch(op, tile_launch(tile, pieces), sum_pieces<width, Number>, tile, all);
   if (pieces > 1) {
     launch(op, tile_launch(tile, pieces), join_pieces<width, Number>, tile, all);
@@ -206,8 +212,8 @@ void backward(const Problem& p, const std::int64_t* indices, const float* dy, fl
   fill_bytes(dtable, 0, static_cast<std::size_t>(p.rows * p.columns) * sizeof(float));
   if (p.count == 0) return;
   constexpr std::int64_t half = std::int64_t{1} << 31;
-  p.rows <= half && p.count <= half ? backward_of<std::uint32_t>(p, indices, dy, dtable)
-                                    : backward_of<std::uint64_t>(p, indices, dy, dtable);
+  p.rows <= half&& p.count <= half ? backward_of<std::uint32_t>(p, indices, dy, dtable)
+                                   : backward_of<std::uint64_t>(p, indices, dy, dtable);
 }
 
 }  // namespace

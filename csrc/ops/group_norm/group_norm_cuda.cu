@@ -1,9 +1,9 @@
 // Group normalization on the device. What limits it is memory. A run of up to 16384 elements lies
 // in a block's registers between one read and one write, if its rows are whole sectors of 32 bytes.
-// Else, and backward, the channels of each image are summed as batch_norm does it (channel_sums.cuh)
-// and the arrays are read a second time for the result.
-#include "cuda/kernel.cuh"
+// Else, and backward, the channels of each image are summed as batch_norm does it
+// (channel_sums.cuh) and the arrays are read a second time for the result.
 #include "cuda/channel_sums.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/group_norm/group_norm.h"
@@ -149,8 +149,7 @@ __global__ void __launch_bounds__(RunTeam::block)
   const ChannelTotals* const own = totals + run / shape.groups * shape.channels;
   const double size = static_cast<double>(shape.channels / shape.groups);
   const double rows = static_cast<double>(shape.rows);
-  const double mean =
-      sum_of_run(shape, run, [&](std::int64_t c) { return own[c].mean; }) / size;
+  const double mean = sum_of_run(shape, run, [&](std::int64_t c) { return own[c].mean; }) / size;
   const double squares = sum_of_run(shape, run, [&](std::int64_t c) {
     const double shift = own[c].mean - mean;
     return own[c].squares + rows * shift * shift;
@@ -213,8 +212,7 @@ struct PutSums {
   Statistics saved;
   ChannelGradients* sums;  // (images, channels)
 
-  __device__ void operator()(std::int64_t image, std::int64_t c,
-                             const ChannelGradients& of) const {
+  __device__ void operator()(std::int64_t image, std::int64_t c, const ChannelGradients& of) const {
     const std::int64_t run = image * shape.groups + c / (shape.channels / shape.groups);
     sums[image * shape.channels + c] = {of.plain,
                                         of.centered * static_cast<double>(saved.scale[run]) +
@@ -255,8 +253,7 @@ struct InputGradient {
   const RunGradient* runs;
 
   __device__ GradientBy of(std::int64_t image, std::int64_t c) const {
-    const std::int64_t run =
-        image * p.shape.groups + c / (p.shape.channels / p.shape.groups);
+    const std::int64_t run = image * p.shape.groups + c / (p.shape.channels / p.shape.groups);
     return {p.saved.center[run], value_or(p.gamma, c, 1.0f) * p.saved.scale[run], runs[run].curve,
             runs[run].term};
   }

@@ -3,8 +3,8 @@
 // write, while the next row is on its way. Each thread has the same columns of all of these rows,
 // and so keeps their sums of dgamma and dbeta, which the block adds up in the end. Longer rows are
 // read in pieces, twice, and a third time for dgamma and dbeta.
-#include "cuda/kernel.cuh"
 #include "cuda/column_totals.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "ops/layer_norm/layer_norm_cuda.cuh"
 
@@ -20,9 +20,7 @@ struct Walk {
   float* dgamma;
   float* dbeta;
 
-  __host__ __device__ bool wants_input() const {
-    return p.dx != nullptr || p.dresidual != nullptr;
-  }
+  __host__ __device__ bool wants_input() const { return p.dx != nullptr || p.dresidual != nullptr; }
 };
 
 // n = (s - center) scale + shift; without a center n = s scale.
@@ -372,11 +370,10 @@ void backward_of(const Backward& p) {
     }
     return;
   }
-  const bool aligned = p.shape.size % 4 == 0 &&
-                       are_vector_aligned(p.dy, p.ds, p.s, p.gamma, p.dx, p.dresidual);
-  const bool held = with_team(p.shape.size, [&](auto team) {
-    backward_held<decltype(team), centered>(p, aligned);
-  });
+  const bool aligned =
+      p.shape.size % 4 == 0 && are_vector_aligned(p.dy, p.ds, p.s, p.gamma, p.dx, p.dresidual);
+  const bool held = with_team(
+      p.shape.size, [&](auto team) { backward_held<decltype(team), centered>(p, aligned); });
   if (!held) backward_long<centered>(p, aligned);
 }
 

@@ -1,7 +1,7 @@
 // Optimizer steps on the device: bound by memory, so each is one pass whatever its options.
+#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/flat_arrays.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/optimizer/optimizer.h"
@@ -21,8 +21,8 @@ __device__ inline float decayed(float w, float decay) {
 // old_share mean + new_share x. The former is exact to one rounding although neither share is exact
 // in float: from whichever is small. 0.999 as a float would let a mean of squares settle 3e-5 off.
 __device__ inline float averaged(float mean, float x, const Average& average) {
-  const float faded = average.new_share <= 0.5f ? fmaf(-average.new_share, mean, mean)
-                                                : average.old_share * mean;
+  const float faded =
+      average.new_share <= 0.5f ? fmaf(-average.new_share, mean, mean) : average.old_share * mean;
   return fmaf(average.new_share, x, faded);
 }
 
@@ -160,19 +160,19 @@ struct Clip {
 
 void sgd(const Sgd& options, std::int64_t size, float* param, const float* grad, float* velocity) {
   launch_flat(op, SgdStep{options, param, grad, velocity}, size,
-                   are_vector_aligned(param, grad, velocity));
+              are_vector_aligned(param, grad, velocity));
 }
 
 void rmsprop(const RmsProp& options, std::int64_t size, float* param, const float* grad,
              float* square, float* mean, float* momentum) {
   launch_flat(op, RmsPropStep{options, param, grad, square, mean, momentum}, size,
-                   are_vector_aligned(param, grad, square, mean, momentum));
+              are_vector_aligned(param, grad, square, mean, momentum));
 }
 
 void adam(const Adam& options, std::int64_t size, float* param, const float* grad, float* m,
           float* v, float* vhat) {
   launch_flat(op, AdamStep{options, param, grad, m, v, vhat}, size,
-                   are_vector_aligned(param, grad, m, v, vhat));
+              are_vector_aligned(param, grad, m, v, vhat));
 }
 
 constexpr int norm_threads = 256;

@@ -1,9 +1,9 @@
 // Rotary embedding on the device: one pass over memory, which limits it. A thread turns four pairs
 // (or one, where 16-byte accesses are not possible); cos and sin are shared by the heads of a
 // position and come from L1 or L2.
+#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/flat_arrays.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/rotary_embedding/rotary_embedding.h"
 

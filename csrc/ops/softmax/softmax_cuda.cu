@@ -1,7 +1,7 @@
-// softmax and log_softmax on the device along the last axis (softmax_cuda_columns.cu: along others).
-// What limits them is memory. Rows of up to 16384 elements lie in registers between one read and
-// one write. Longer ones are read twice, the second time backwards, so that what was read last is
-// met first, in L1 and L2. A few long rows are cut into pieces for all multiprocessors.
+// softmax and log_softmax on the device along the last axis (softmax_cuda_columns.cu: along
+// others). What limits them is memory. Rows of up to 16384 elements lie in registers between one
+// read and one write. Longer ones are read twice, the second time backwards, so that what was read
+// last is met first, in L1 and L2. A few long rows are cut into pieces for all multiprocessors.
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/row_team.cuh"
@@ -214,8 +214,7 @@ void launch_passes(const Pieces& cuts, const LaunchPass& launch_pass) {
 
 template <class Team>
 Launch row_launch(std::int64_t rows) {
-  return {dim3(static_cast<unsigned>(ceil_div<std::int64_t>(rows, Team::rows))),
-          dim3(Team::block)};
+  return {dim3(static_cast<unsigned>(ceil_div<std::int64_t>(rows, Team::rows))), dim3(Team::block)};
 }
 
 Launch piece_launch(const Pieces& cuts) {

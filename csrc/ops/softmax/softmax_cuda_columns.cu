@@ -146,8 +146,7 @@ __device__ void reduce_columns(const Columns<width>& columns, float (&v)[width],
 }
 
 template <int width, bool logarithm>
-__global__ void __launch_bounds__(threads)
-    forward_tile(const Tile tile, const float* x, float* y) {
+__global__ void __launch_bounds__(threads) forward_tile(const Tile tile, const float* x, float* y) {
   __shared__ float shared[threads * width];
   const Columns<width> columns(tile);
   const std::int64_t step = columns.step(forward_held);
