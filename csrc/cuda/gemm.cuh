@@ -108,7 +108,8 @@ __device__ inline TilePlace tile_place(int tiles_m, int tiles_n) {
 // Grid: (tiles, splits, results from first_result on).
 template <class Tile, class OperandA, class OperandB, class Finish>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
-    product_kernel(const Work work, const OperandA a, const OperandB b, const Finish finish) {
+    product_kernel(const __grid_constant__ Work work, const __grid_constant__ OperandA a,
+                   const __grid_constant__ OperandB b, const __grid_constant__ Finish finish) {
   using Element = typename Tile::Element;
   constexpr int width = Tile::Accumulators::width;
   Element* const a_tiles = dynamic_shared<Element>();
@@ -198,7 +199,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
 
 // Sums the splits in order. Reads each partial sum once: bound by memory.
 template <class Finish>
-__global__ void __launch_bounds__(256) finish_kernel(const Work work, const Finish finish) {
+__global__ void __launch_bounds__(256) finish_kernel(const __grid_constant__ Work work,
+                                                     const __grid_constant__ Finish finish) {
   const Problem& problem = work.problem;
   const std::int64_t across = work.partial_row / 4;
   const std::int64_t vectors = problem.results * problem.m * across;

@@ -36,7 +36,7 @@ struct DirectForward {
   __host__ __device__ std::int64_t columns() const { return p.width.window.output; }
   __host__ __device__ std::int64_t channels() const { return p.filters; }
 
-  __device__ float sum(std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t f) const {
+  [[gnu::noinline]] __device__ float sum(std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t f) const {
     const std::int64_t depth = p.group_channels();
     const Interval taps_h = p.height.taps_inside(oh);
     const Interval taps_w = p.width.taps_inside(ow);
@@ -69,7 +69,7 @@ struct DirectInput {
   __host__ __device__ std::int64_t columns() const { return p.width.window.input; }
   __host__ __device__ std::int64_t channels() const { return p.channels; }
 
-  __device__ float sum(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t c) const {
+  [[gnu::noinline]] __device__ float sum(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t c) const {
     const std::int64_t group = c / p.group_channels();
     const std::int64_t depth = p.group_filters();
     const Cover covers_h = p.height.cover(h);

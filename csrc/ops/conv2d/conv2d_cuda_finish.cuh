@@ -86,23 +86,21 @@ struct ConvolutionFinish {
 };
 
 // Every element by itself, where no product is formed: a phase that no tap meets, or sizes beyond
-// what Gather counts in. Bound by bytes in the first case, by latency in the second.
+// what Gather counts in. Bytes decide in the first case, latencies in the second.
 template <class Direct>
-__global__ void __launch_bounds__(256) sum_directly(ConvolutionFinish<Direct> finish) {
-  const Direct& direct = finish.direct;
-  const std::int64_t size =
-      direct.p.batch * direct.rows() * direct.columns() * direct.channels();
+__global__ void __launch_bounds__(256) sum_directly(Direct direct, conv2d::Output y) {
+  const std::int64_t size = direct.p.batch * direct.rows() * direct.columns() * direct.channels();
   for (std::int64_t i = grid_thread(); i < size; i += grid_threads()) {
     const std::int64_t pixel = i / direct.channels();
     const std::int64_t channel = i - pixel * direct.channels();
     const std::int64_t row = pixel / direct.columns();
     const std::int64_t n = row / direct.rows();
-    float value[1] = {direct.sum(n, row - n * direct.rows(), pixel - row * direct.columns(),
-                                 channel)};
-    gemm::add_bias(finish.y.bias, channel, 1, value);
-    if (finish.y.pre_activation != nullptr) finish.y.pre_activation[i] = value[0];
-    activate(finish.y.activation, value);
-    finish.y.data[i] = value[0];
+    float value[1] = {
+        direct.sum(n, row - n * direct.rows(), pixel - row * direct.columns(), channel)};
+    gemm::add_bias(y.bias, channel, 1, value);
+    if (y.pre_activation != nullptr) y.pre_activation[i] = value[0];
+    activate(y.activation, value);
+    y.data[i] = value[0];
   }
 }
 
