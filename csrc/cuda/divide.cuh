@@ -30,9 +30,7 @@ class Divisor {
     return static_cast<int>(product >> shift_);
   }
   // ceil(n / divisor)
-  __device__ std::int64_t divide_up(std::int64_t n) const {
-    return n == 0 ? 0 : divide(n - 1) + 1;
-  }
+  __device__ std::int64_t divide_up(std::int64_t n) const { return n == 0 ? 0 : divide(n - 1) + 1; }
   __host__ __device__ std::int64_t value() const { return divisor_; }
 
  private:

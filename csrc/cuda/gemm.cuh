@@ -14,7 +14,8 @@
 //   Tile      sizes and arithmetic (gemm_fma.cuh: float32; gemm_mma.cuh: tensor cores):
 //               Tile::m, n, depth, stages, threads, blocks (wanted on a multiprocessor), rate (FMAs
 //               a clock and multiprocessor, measured or guessed; for the plan)
-//               Tile::A, Tile::B: where element (row, k) of an operand's tile lies in shared memory:
+//               Tile::A, Tile::B: where element (row, k) of an operand's tile lies in shared
+//               memory:
 //                   ::Element, ::rows, ::depth, ::size (elements), ::at(row, k)
 //                 rows are those of A, columns of B.
 //               Tile::Accumulators: multiply(a, b) adds one step's product of two tiles;
@@ -44,7 +45,8 @@
 //
 //   Finish    what becomes of the sums, on their way to memory. A kernel parameter:
 //               struct Finish {
-//                 static constexpr bool unrolled;  // inlined for every value (short code), or looped
+//                 static constexpr bool unrolled;  // inlined for every value (short code), or
+//                 looped
 //                 // `count` (1 .. width) columns of row `row` of result `result` from `column` on.
 //                 // Called once for each element, by one thread.
 //                 template <int width>
@@ -52,6 +54,11 @@
 //                                            std::int64_t column, int count,
 //                                            float (&values)[width]) const;
 //               };
+//             A Finish may look at elements again when the sums' registers are free, for what is
+//             rare and long: its operator() returns whether that is wanted of any in this tile, and
+//                 __device__ void revise(std::int64_t result, std::int64_t row,
+//                                        std::int64_t column) const;
+//             is called for all of them.
 //             Store and Activate: gemm_finish.cuh.
 //
 //   gemm::product(Tiles{}, op, problem, a, b, finish) chooses the tile (gemm_plan.h) and launches.
@@ -86,13 +93,27 @@ struct Work {
   std::int64_t split_steps;  // of one block
   int splits;
   std::int64_t first_result;
-  float* partials;            // (splits, results, m, partial_row), where there are several splits
+  float* partials;           // (splits, results, m, partial_row), where there are several splits
   std::int64_t partial_row;  // n, rounded up to whole vectors
 };
 
 struct TilePlace {
   int row, column;  // in tiles
 };
+
+template <class Finish>
+constexpr bool revises = requires(const Finish& f, std::int64_t i) { f.revise(i, i, i); };
+
+template <class Finish, int width>
+__device__ inline bool finish_values(const Finish& finish, std::int64_t result, std::int64_t row,
+                                     std::int64_t column, int count, float (&values)[width]) {
+  if constexpr (revises<Finish>) {
+    return finish(result, row, column, count, values);
+  } else {
+    finish(result, row, column, count, values);
+    return false;
+  }
+}
 
 // Blocks that run at the same time lie in a rectangle of C of up to 8 tiles' height, so that they
 // share what they read of A and B in the L2 cache.
@@ -178,29 +199,39 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   if (work.splits > 1) {
     float* const partials =
         work.partials + (blockIdx.y * problem.results + result) * problem.m * work.partial_row;
-    sums.template visit<true>([&](int r, int c, float(&values)[width]) {
+    sums.template visit<true>([&](int r, int c, float (&values)[width]) {
       const std::int64_t row = first_row + r;
       const std::int64_t column = first_column + c;
       if (row < problem.m && column < problem.n) {
         write(partials + row * work.partial_row + column, values, width, true);
       }
     });
-  } else {
-    sums.template visit<Finish::unrolled>([&](int r, int c, float(&values)[width]) {
-      const std::int64_t row = first_row + r;
-      const std::int64_t column = first_column + c;
-      if (row < problem.m && column < problem.n) {
-        const int count = static_cast<int>(smaller<std::int64_t>(width, problem.n - column));
-        finish(result, row, column, count, values);
-      }
-    });
+    return;
+  }
+  bool again = false;
+  sums.template visit<Finish::unrolled>([&](int r, int c, float (&values)[width]) {
+    const std::int64_t row = first_row + r;
+    const std::int64_t column = first_column + c;
+    if (row < problem.m && column < problem.n) {
+      const int count = static_cast<int>(smaller<std::int64_t>(width, problem.n - column));
+      again |= finish_values(finish, result, row, column, count, values);
+    }
+  });
+  if constexpr (revises<Finish>) {
+    if (__syncthreads_or(again) == 0) return;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < Tile::m * Tile::n; i += Tile::threads) {
+      const std::int64_t row = first_row + i / Tile::n;
+      const std::int64_t column = first_column + i % Tile::n;
+      if (row < problem.m && column < problem.n) finish.revise(result, row, column);
+    }
   }
 }
 
 // Sums the splits in order. Reads each partial sum once: bound by memory.
 template <class Finish>
-__global__ void __launch_bounds__(256) finish_kernel(const __grid_constant__ Work work,
-                                                     const __grid_constant__ Finish finish) {
+__global__ void __launch_bounds__(256)
+    finish_kernel(const __grid_constant__ Work work, const __grid_constant__ Finish finish) {
   const Problem& problem = work.problem;
   const std::int64_t across = work.partial_row / 4;
   const std::int64_t vectors = problem.results * problem.m * across;
@@ -218,7 +249,11 @@ __global__ void __launch_bounds__(256) finish_kernel(const __grid_constant__ Wor
     const std::int64_t row = i / across;
     const std::int64_t column = i % across * 4;
     const int count = static_cast<int>(smaller<std::int64_t>(4, problem.n - column));
-    finish(row / problem.m, row % problem.m, column, count, values);
+    if (!finish_values(finish, row / problem.m, row % problem.m, column, count, values)) continue;
+    if constexpr (revises<Finish>) {
+#pragma unroll 1
+      for (int j = 0; j < count; ++j) finish.revise(row / problem.m, row % problem.m, column + j);
+    }
   }
 }
 

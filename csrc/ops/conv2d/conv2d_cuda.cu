@@ -2,8 +2,8 @@
 // image (conv2d_cuda_operands.cuh), and the table of the op's kernels.
 //
 // The FMA rate decides, but for few channels and filters, where x is read and y written.
-#include "cuda/kernel.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/sum_axis.cuh"
 #include "ops/conv2d/conv2d_cuda_axes.h"
 #include "ops/conv2d/conv2d_cuda_finish.cuh"
@@ -21,14 +21,15 @@ void correlate(const conv2d::Problem& p, const float* x, const float* kernel,
   const std::int64_t pixels = p.batch * p.height.output * p.width.output;
   const bool vectors =
       group_filters % 4 == 0 && aligned_for_vectors(y.data, y.pre_activation, kernel);
-  const gemm::Strided<float, true> weights{kernel,        {nullptr, group_filters}, group_filters,
-                                           depth,         p.filters,                vectors};
+  const gemm::Strided<float, true> weights{
+      kernel, {nullptr, group_filters}, group_filters, depth, p.filters, vectors};
   const gemm::Problem product{pixels, group_filters, depth, p.groups};
   if (is_product(p)) {
-    const gemm::Strided<float, false> image{x,     {nullptr, group_channels}, pixels,
-                                            depth, p.channels,                false};
-    const gemm::Activate finish{y.data,  y.pre_activation, {nullptr, group_filters}, p.filters,
-                                vectors, y.bias,           y.activation};
+    const gemm::Strided<float, false> image{
+        x, {nullptr, group_channels}, pixels, depth, p.channels, false};
+    const gemm::Activate finish{y.data,      y.pre_activation, {nullptr, group_filters},
+                                p.filters,   vectors,          y.bias,
+                                y.activation};
     return gemm::product(gemm::FmaTiles{}, "conv2d", product, image, weights, finish);
   }
   const DirectForward direct{DirectProblem(p), x, kernel};

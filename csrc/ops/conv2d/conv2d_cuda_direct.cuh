@@ -2,7 +2,7 @@
 // that lie inside: exact where the matrix products are not, and for any sizes.
 //
 // The products give taps outside the image the value 0, and 0 times an infinite or NaN weight is
-// NaN. Such results are recognized by being NaN, and summed again here (conv2d_cuda_finish.cuh).
+// NaN. Such results are known by being NaN, and are summed again here (conv2d_cuda_finish.cuh).
 #pragma once
 
 #include "cuda/window.cuh"
@@ -36,7 +36,7 @@ struct DirectForward {
   __host__ __device__ std::int64_t columns() const { return p.width.window.output; }
   __host__ __device__ std::int64_t channels() const { return p.filters; }
 
-  [[gnu::noinline]] __device__ float sum(std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t f) const {
+  __device__ float sum(std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t f) const {
     const std::int64_t depth = p.group_channels();
     const Interval taps_h = p.height.taps_inside(oh);
     const Interval taps_w = p.width.taps_inside(ow);
@@ -69,7 +69,7 @@ struct DirectInput {
   __host__ __device__ std::int64_t columns() const { return p.width.window.input; }
   __host__ __device__ std::int64_t channels() const { return p.channels; }
 
-  [[gnu::noinline]] __device__ float sum(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t c) const {
+  __device__ float sum(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t c) const {
     const std::int64_t group = c / p.group_channels();
     const std::int64_t depth = p.group_filters();
     const Cover covers_h = p.height.cover(h);
@@ -80,7 +80,8 @@ struct DirectInput {
       const std::int64_t tap_h = covers_h.tap - i * p.height.tap_step;
       for (std::int64_t j = 0; j < covers_w.count; ++j) {
         const std::int64_t ow = covers_w.output + j * p.width.output_step;
-        const std::int64_t tap = tap_h * p.width.window.kernel + covers_w.tap - j * p.width.tap_step;
+        const std::int64_t tap =
+            tap_h * p.width.window.kernel + covers_w.tap - j * p.width.tap_step;
         const float* const from =
             dz + ((n * p.height.window.output + oh) * p.width.window.output + ow) * p.filters +
             group * depth;

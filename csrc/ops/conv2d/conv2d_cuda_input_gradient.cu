@@ -1,8 +1,8 @@
 // The input gradient, which is the transposed convolution too: a matrix product for each phase of
 // the stride, whose left operand is gathered from dz. Every element of dx is written once; nothing
 // is scattered. The FMA rate decides, as in the convolution itself.
-#include "cuda/kernel.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/pointwise.cuh"
 #include "ops/conv2d/conv2d_cuda_axes.h"
 #include "ops/conv2d/conv2d_cuda_finish.cuh"
@@ -61,8 +61,7 @@ struct WindowFinish {
     const std::int64_t channel = column - tap * channels.value();
     const std::int64_t p = row_taps.divide(tap);
     const std::int64_t q = tap - p * row_taps.value();
-    const std::int64_t pixel =
-        ((line + p) * row_rows.value() + v) * row_taps.value() + q;
+    const std::int64_t pixel = ((line + p) * row_rows.value() + v) * row_taps.value() + q;
     const std::int64_t at = pixel * channels.value() + channel;
     gemm::add_bias(dx.bias, channel, count, values);
     if (dx.pre_activation != nullptr) gemm::write(dx.pre_activation + at, values, count, vectors);
@@ -96,11 +95,15 @@ class Phases {
     const std::int64_t size = p_.batch * p_.height.input * p_.width.input * p_.channels;
     const std::int64_t down = smaller(p_.height.stride, p_.height.input);
     const std::int64_t right = smaller(p_.width.stride, p_.width.input);
-    if (!fits_gather(p_) || down * right > most_phases) {
-      return launch(op, elements(size, 1), sum_directly<DirectInput>, direct_, dx_);
-    }
+    bool fits = fits_gather(p_) && down * right <= most_phases;
     bool all_met = true;
-    for_each(down, right, [&](const GatherAxes& axes) { all_met &= axes.slots() > 0; });
+    if (fits) {
+      for_each(down, right, [&](const GatherAxes& axes) {
+        fits &= PackedPlaces(axes).fit;
+        all_met &= axes.slots() > 0;
+      });
+    }
+    if (!fits) return launch(op, elements(size, 1), sum_directly<DirectInput>, direct_, dx_);
     // Positions that no window holds.
     if (!all_met && is_plain()) fill_bytes(dx_.data, 0, static_cast<std::size_t>(size) * 4);
     for_each(down, right, [&](const GatherAxes& axes) {
@@ -162,8 +165,8 @@ void input_gradient(const conv2d::Problem& p, const float* dz, const float* kern
     const gemm::Strided<float, false> rows{dz, {}, pixels, p.filters, p.filters, false};
     const gemm::Strided<float, false> weights{kernel, {}, p.channels, p.filters, p.filters, false};
     const bool vectors = p.channels % 4 == 0 && aligned_for_vectors(dx.data, dx.pre_activation);
-    const gemm::Activate finish{dx.data, dx.pre_activation, {}, p.channels, vectors, dx.bias,
-                                dx.activation};
+    const gemm::Activate finish{dx.data, dx.pre_activation, {},           p.channels,
+                                vectors, dx.bias,           dx.activation};
     return gemm::product(gemm::FmaTiles{}, op, {pixels, p.channels, p.filters}, rows, weights,
                          finish);
   }

@@ -3,8 +3,8 @@
 //
 // Where there is an activation, one pass before it makes dz and the sums for the bias: bytes decide
 // (dy and saved read, dz written).
-#include "cuda/kernel.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/math.cuh"
 #include "cuda/sum_axis.cuh"
 #include "ops/conv2d/conv2d_cuda_axes.h"
@@ -48,11 +48,11 @@ void output_gradient(const conv2d::OutputGradient& g, std::int64_t rows, std::in
   }
 }
 
-__global__ void __launch_bounds__(256) kernel_gradient_directly(DirectKernel direct, float* dkernel) {
+__global__ void __launch_bounds__(256)
+    kernel_gradient_directly(DirectKernel direct, float* dkernel) {
   const DirectProblem& p = direct.p;
   const std::int64_t depth = p.group_channels();
-  const std::int64_t size =
-      p.height.window.kernel * p.width.window.kernel * depth * p.filters;
+  const std::int64_t size = p.height.window.kernel * p.width.window.kernel * depth * p.filters;
   for (std::int64_t i = grid_thread(); i < size; i += grid_threads()) {
     const std::int64_t f = i % p.filters;
     const std::int64_t c = i / p.filters % depth;
@@ -71,15 +71,15 @@ void product_over_pixels(const conv2d::Problem& p, const float* x, const float* 
   const gemm::Problem product{rows, group_filters, pixels, p.groups};
   const gemm::Offsets offsets{nullptr, group_filters};
   const gemm::Strided<float, true> gradient{
-      dz, offsets, group_filters, pixels, p.filters,
-      group_filters % 4 == 0 && aligned_for_vectors(dz)};
-  const gemm::Store finish{
-      dkernel, offsets, p.filters, group_filters % 4 == 0 && aligned_for_vectors(dkernel),
-      false,   nullptr};
+      dz,     offsets,   group_filters,
+      pixels, p.filters, group_filters % 4 == 0 && aligned_for_vectors(dz)};
+  const gemm::Store finish{dkernel,   offsets,
+                           p.filters, group_filters % 4 == 0 && aligned_for_vectors(dkernel),
+                           false,     nullptr};
   const bool vectors = group_channels % 4 == 0 && aligned_for_vectors(x);
   if (is_product(p)) {
-    const gemm::Strided<float, true> image{x,      {nullptr, group_channels}, group_channels,
-                                           pixels, p.channels,                vectors};
+    const gemm::Strided<float, true> image{
+        x, {nullptr, group_channels}, group_channels, pixels, p.channels, vectors};
     return gemm::product(gemm::FmaTiles{}, op, product, image, gradient, finish);
   }
   if (!fits_gather(p)) {

@@ -29,11 +29,41 @@ struct GatherAxes {
   int slots() const { return h.slots * w.slots; }
 };
 
+// Positions on both axes in one register, of results from 0 on. One that is `outside` stays so
+// through all slots.
+struct PackedPlaces {
+  int w_bits;
+  unsigned outside;
+  bool fit;
+
+  explicit PackedPlaces(const GatherAxes& axes) {
+    const auto bits = [](std::int64_t value) {
+      int count = 1;
+      while (value >> count != 0) ++count;
+      return count;
+    };
+    const GatherAxis& h = axes.h;
+    const std::int64_t slots_reach = std::int64_t{h.slots - 1} * (h.delta < 0 ? -h.delta : h.delta);
+    const std::int64_t last = std::int64_t{h.results - 1} * h.step;
+    const std::int64_t beyond = larger<std::int64_t>(last, h.size - h.first + slots_reach);
+    w_bits = bits(std::int64_t{axes.w.results - 1} * axes.w.step);
+    fit = w_bits < 32 && bits(beyond) + w_bits <= 32;
+    outside = fit ? static_cast<unsigned>(beyond) << w_bits : 0;
+  }
+
+  __device__ unsigned pack(int h, int w) const {
+    return static_cast<unsigned>(h) << w_bits | static_cast<unsigned>(w);
+  }
+  __device__ int h(unsigned place) const { return static_cast<int>(place >> w_bits); }
+  __device__ int w(unsigned place) const { return static_cast<int>(place & ((1u << w_bits) - 1u)); }
+};
+
 // Element (row, k): row is a pixel of the result, k is (slot, channel of the group).
 template <class T>
 struct Gather {
   const T* image;
   GatherAxes axes;
+  PackedPlaces places;
   int channels, group_channels;
   std::int64_t rows;
   Divisor image_rows, row_rows;  // results of an image, of a row
@@ -43,23 +73,23 @@ struct Gather {
          std::int64_t groups)
       : image(image_),
         axes(axes_),
+        places(axes_),
         channels(static_cast<int>(channels_)),
         group_channels(static_cast<int>(channels_ / groups)),
         rows(batch * axes_.h.results * axes_.w.results),
         image_rows(std::int64_t{axes_.h.results} * axes_.w.results),
         row_rows(axes_.w.results),
         group(channels_ / groups),
-        row_slots(axes_.w.slots) {}
+        row_slots(larger(axes_.w.slots, 1)) {}
 
-  std::int64_t depth() const { return std::int64_t{axes.slots()} * group_channels; }
+  std::int64_t depth() const { return std::int64_t{axes.h.slots} * axes.w.slots * group_channels; }
 
   // A thread copies elements of one k and of every (threads / depth)-th row: neighbouring lanes
-  // neighbouring channels. What is the same for all steps of a slot, is computed once for it.
+  // neighbouring channels. What is the same for all steps of a slot is computed once for it.
   template <class Layout, int threads>
   class Loader {
    public:
-    __device__ Loader(const Gather& operand, std::int64_t row)
-        : operand_(operand), slot_(-1), product_(-1), valid_(0) {
+    __device__ Loader(const Gather& operand, std::int64_t row) : operand_(operand) {
       const std::int64_t first_image = operand.image_rows.divide(row);
       const std::int64_t image_size =
           std::int64_t{operand.axes.h.size} * operand.axes.w.size * operand.channels;
@@ -67,30 +97,30 @@ struct Gather {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         const std::int64_t r = row + first() + i * row_step;
-        h_[i] = outside;
-        w_[i] = 0;
+        place_[i] = operand.places.outside;
         offset_[i] = 0;
         if (r >= operand.rows) continue;
         const std::int64_t n = operand.image_rows.divide(r);
         const int inner = static_cast<int>(r - n * operand.image_rows.value());
         const int y = operand.row_rows.divide_small(inner);
-        const int x = inner - y * static_cast<int>(operand.row_rows.value());
-        h_[i] = y * operand.axes.h.step + operand.axes.h.first;
-        w_[i] = x * operand.axes.w.step + operand.axes.w.first;
+        const int h = y * operand.axes.h.step;
+        const int w = (inner - y * operand.axes.w.results) * operand.axes.w.step;
+        place_[i] = operand.places.pack(h, w);
         offset_[i] = static_cast<int>((n - first_image) * image_size) +
-                     (h_[i] * operand.axes.w.size + w_[i]) * operand.channels;
+                     (h * operand.axes.w.size + w) * operand.channels;
       }
     }
 
     __device__ void load(T* tile, std::int64_t product, std::int64_t k) {
       const int at = static_cast<int>(k) + lane();
       const int slot = operand_.group.divide_small(at);
-      if (slot != slot_ || product != product_) enter(slot, product);
-      const T* const from = from_ + (at - slot * operand_.group_channels);
+      const int group = static_cast<int>(product);
+      if (slot != slot_ || group != group_) enter(slot, group);
+      const int from = slot_offset_ + at;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        copy_async<sizeof(T)>(tile + Layout::at(first() + i * row_step, lane()), from + offset_[i],
-                              (valid_ >> i & 1) != 0);
+        copy_async<sizeof(T)>(tile + Layout::at(first() + i * row_step, lane()),
+                              base_ + (from + offset_[i]), (valid_ >> i & 1) != 0);
       }
     }
 
@@ -98,41 +128,40 @@ struct Gather {
     static constexpr int depth = Layout::depth;
     static constexpr int row_step = threads / depth;
     static constexpr int count = Layout::rows / row_step;
-    static constexpr int outside = -(1 << 30);
     static_assert(threads % depth == 0 && Layout::rows % row_step == 0 && count <= 32);
 
     __device__ static int lane() { return static_cast<int>(threadIdx.x) % depth; }
     __device__ static int first() { return static_cast<int>(threadIdx.x) / depth; }
 
-    __device__ void enter(int slot, std::int64_t product) {
+    __device__ void enter(int slot, int group) {
       slot_ = slot;
-      product_ = product;
+      group_ = group;
       valid_ = 0;
-      from_ = base_;
       const GatherAxes& axes = operand_.axes;
       const int row = operand_.row_slots.divide_small(slot);
       if (row >= axes.h.slots) return;
-      const int column = slot - row * axes.w.slots;
-      const int dh = row * axes.h.delta;
-      const int dw = column * axes.w.delta;
-      from_ += (std::int64_t{dh} * axes.w.size + dw) * operand_.channels +
-               product * operand_.group_channels;
+      const int h = axes.h.first + row * axes.h.delta;
+      const int w = axes.w.first + (slot - row * axes.w.slots) * axes.w.delta;
+      slot_offset_ =
+          (h * axes.w.size + w) * operand_.channels + (group - slot) * operand_.group_channels;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
+        const auto at_h = static_cast<unsigned>(operand_.places.h(place_[i]) + h);
+        const auto at_w = static_cast<unsigned>(operand_.places.w(place_[i]) + w);
         const bool inside =
-            static_cast<unsigned>(h_[i] + dh) < static_cast<unsigned>(axes.h.size) &&
-            static_cast<unsigned>(w_[i] + dw) < static_cast<unsigned>(axes.w.size);
+            at_h < static_cast<unsigned>(axes.h.size) && at_w < static_cast<unsigned>(axes.w.size);
         valid_ |= static_cast<unsigned>(inside) << i;
       }
     }
 
     const Gather& operand_;
     const T* base_;  // the image of the tile's first row
-    const T* from_;
-    int h_[count], w_[count], offset_[count];
-    int slot_;
-    std::int64_t product_;
-    unsigned valid_;
+    unsigned place_[count];
+    int offset_[count];  // of the place, from the base
+    int slot_ = -1;
+    int group_ = -1;
+    int slot_offset_ = 0;  // from the place to channel 0 of slot 0, as if slots were neighbours
+    unsigned valid_ = 0;
   };
 };
 
@@ -152,7 +181,7 @@ struct TurnedKernel {
         filters(static_cast<int>(p.filters)),
         group_filters(static_cast<int>(p.filters / p.groups)),
         group(p.filters / p.groups),
-        row_slots(axes_.w.slots) {}
+        row_slots(larger(axes_.w.slots, 1)) {}
 
   template <class Layout, int threads>
   class Loader {
@@ -170,9 +199,8 @@ struct TurnedKernel {
       const int column = slot - row * axes.w.slots;
       const int tap = (axes.h.tap + row * axes.h.tap_step) * operand_.row_taps + axes.w.tap +
                       column * axes.w.tap_step;
-      const T* const from =
-          from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
-          product * operand_.group_filters + (at - slot * operand_.group_filters);
+      const T* const from = from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
+                            product * operand_.group_filters + (at - slot * operand_.group_filters);
       const int rows = row < axes.h.slots ? rows_left_ : 0;
 #pragma unroll
       for (int i = 0; i < Layout::rows; i += row_step) {

@@ -5,8 +5,7 @@
 // where the channels are a multiple of 4 and the arrays aligned.
 #pragma once
 
-#include "cuda/kernel.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/channels.cuh"
 #include "cuda/window.cuh"
 #include "ops/pool2d/pool2d.h"
 
@@ -14,29 +13,6 @@ namespace lamella::device {
 
 // How winners are kept: not at all, as tap numbers (bytes), as positions in the image (int32).
 enum class Winner { none, tap, position };
-
-inline bool is_aligned(const void* pointer, std::uintptr_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
-}
-
-template <int V>
-__device__ void load_channels(const float* from, float (&to)[V]) {
-  if constexpr (V == 4) {
-    const float4 v = __ldg(reinterpret_cast<const float4*>(from));
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-  } else {
-    for (int i = 0; i < V; ++i) to[i] = __ldg(from + i);
-  }
-}
-
-template <int V>
-__device__ void store_channels(float* to, const float (&from)[V]) {
-  if constexpr (V == 4) {
-    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-  } else {
-    for (int i = 0; i < V; ++i) to[i] = from[i];
-  }
-}
 
 // The winners of V channels from element `at` on; 255 or -1 for none.
 template <Winner kind, int V>
@@ -73,48 +49,6 @@ __device__ void load_winners(const std::uint8_t* winner, std::int64_t at, int (&
   }
 }
 
-// Rows of vectors of channels (the rows of an image, of all images) over blocks of threads.
-struct RowGrid {
-  std::int64_t rows;
-  std::int64_t row_vectors;  // pixels of a row * vectors of a pixel
-  Divisor rows_of_image;
-  Divisor pixel_vectors;
-
-  RowGrid(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t vectors)
-      : rows(batch * height),
-        row_vectors(width * vectors),
-        rows_of_image(larger<std::int64_t>(height, 1)),
-        pixel_vectors(larger<std::int64_t>(vectors, 1)) {}
-
-  Launch launch() const {
-    constexpr int threads = 256;
-    int across = 1;
-    while (across < threads && across < row_vectors) across *= 2;
-    const int down = threads / across;
-    const std::int64_t blocks = smaller<std::int64_t>(ceil_div<std::int64_t>(rows, down), 1 << 30);
-    const std::int64_t columns =
-        smaller<std::int64_t>(ceil_div<std::int64_t>(row_vectors, across), 65535);
-    return {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)),
-            dim3(static_cast<unsigned>(across), static_cast<unsigned>(down))};
-  }
-
-  // row_body(row) for this thread's rows, where it returns element_body(pixel, vector).
-  template <class RowBody>
-  __device__ void for_each(const RowBody& row_body) const {
-    const std::int64_t row_step = static_cast<std::int64_t>(gridDim.x) * blockDim.y;
-    const std::int64_t column_step = static_cast<std::int64_t>(gridDim.y) * blockDim.x;
-    for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-         row < rows; row += row_step) {
-      const auto body = row_body(row);
-      for (std::int64_t e = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
-           e < row_vectors; e += column_step) {
-        const std::int64_t pixel = pixel_vectors.divide(e);
-        body(pixel, e - pixel * pixel_vectors.value());
-      }
-    }
-  }
-};
-
 struct Pool {
   Axis height;
   Axis width;
@@ -147,7 +81,7 @@ struct Pool {
 struct Taps {
   Interval rows;
   Interval columns;
-  std::int64_t row;     // of the first one, in the image
+  std::int64_t row;  // of the first one, in the image
   std::int64_t column;
   __device__ std::int64_t count() const { return rows.size() * columns.size(); }
 

@@ -6,8 +6,7 @@ namespace lamella::device {
 namespace {
 
 bool vectorizes(std::int64_t channels, const float* a, const float* b) {
-  return channels % 4 == 0 && is_aligned(a, 16) &&
-         is_aligned(b, 16);
+  return channels % 4 == 0 && is_aligned(a, 16) && is_aligned(b, 16);
 }
 
 void run_forward(const char* op, const PoolGeometry& g, bool count_include_pad, const float* x,
@@ -40,8 +39,8 @@ void global_forward(std::int64_t batch, std::int64_t positions, std::int64_t cha
 // Bytes decide: dx is written.
 template <int V>
 __global__ void __launch_bounds__(256)
-    spread(RowGrid grid, std::int64_t channels, float share,
-           const float* __restrict__ dy, float* __restrict__ dx) {
+    spread(RowGrid grid, std::int64_t channels, float share, const float* __restrict__ dy,
+           float* __restrict__ dx) {
   grid.for_each([&](std::int64_t n) {
     float* const image = dx + n * grid.row_vectors * V;
     return [=](std::int64_t position, std::int64_t vector) {
@@ -59,8 +58,7 @@ void global_backward(std::int64_t batch, std::int64_t positions, std::int64_t ch
   const float share = 1.0f / static_cast<float>(positions);
   const auto run = [&](int vector, auto kernel) {
     const RowGrid grid(batch, 1, positions, channels / vector);
-    launch("global_avg_pool2d", grid.launch(), kernel, grid, channels, share, dy,
-                            dx);
+    launch("global_avg_pool2d", grid.launch(), kernel, grid, channels, share, dy, dx);
   };
   if (vectorizes(channels, dy, dx)) return run(4, spread<4>);
   run(1, spread<1>);

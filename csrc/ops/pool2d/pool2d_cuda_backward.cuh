@@ -83,8 +83,7 @@ __global__ void __launch_bounds__(256)
     const std::int64_t oh = row - n * grid.rows_of_image.value();
     return [=, &p, &source](std::int64_t ow, std::int64_t vector) {
       const bool window = oh < p.height.window.output && ow < p.width.window.output;
-      const std::int64_t pixel =
-          (n * p.height.window.output + oh) * p.width.window.output + ow;
+      const std::int64_t pixel = (n * p.height.window.output + oh) * p.width.window.output + ow;
       const int down = static_cast<int>(p.height.window.stride);
       const int right = static_cast<int>(p.width.window.stride);
       for (int i = 0; i < down; ++i) {
@@ -99,8 +98,7 @@ __global__ void __launch_bounds__(256)
             source.add(p, pixel * p.channels + vector * V, oh, ow, i, j,
                        h * p.width.window.input + w, sum);
           }
-          const std::int64_t at =
-              (n * p.height.window.input + h) * p.width.window.input + w;
+          const std::int64_t at = (n * p.height.window.input + h) * p.width.window.input + w;
           store_channels(dx + at * p.channels + vector * V, sum);
         }
       }

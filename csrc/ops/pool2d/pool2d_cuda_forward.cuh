@@ -84,8 +84,8 @@ struct WideGrid {
     while (lanes < 32 && lanes < vectors) lanes *= 2;
     const std::int64_t across = larger<std::int64_t>(ceil_div<std::int64_t>(vectors, lanes), 1);
     channel_blocks = Divisor(across);
-    const std::int64_t taps = smaller(g.height.kernel, g.height.input) *
-                              smaller(g.width.kernel, g.width.input);
+    const std::int64_t taps =
+        smaller(g.height.kernel, g.height.input) * smaller(g.width.kernel, g.width.input);
     // At least 16 taps a thread.
     const std::int64_t most = larger<std::int64_t>(taps / (threads / lanes * 16), 1);
     const std::int64_t wanted = std::int64_t{properties().multiprocessors} * 4;
@@ -127,8 +127,9 @@ __global__ void __launch_bounds__(WideGrid::threads)
       const std::int64_t row_step = p.height.step * p.width.window.input * p.channels;
       const std::int64_t column_step = p.width.step * p.channels;
       const float* const from =
-          x + ((n * p.height.window.input + taps.row) * p.width.window.input + taps.column) *
-                  p.channels +
+          x +
+          ((n * p.height.window.input + taps.row) * p.width.window.input + taps.column) *
+              p.channels +
           channel;
       const std::int64_t down_a_step = slices / across;
       const std::int64_t right_a_step = slices - down_a_step * across;
@@ -197,8 +198,7 @@ __global__ void __launch_bounds__(256)
 inline bool is_wide(const PoolGeometry& g, int vector) {
   const std::int64_t taps =
       smaller(g.height.kernel, g.height.input) * smaller(g.width.kernel, g.width.input);
-  const std::int64_t threads =
-      g.batch * g.height.output * g.width.output * (g.channels / vector);
+  const std::int64_t threads = g.batch * g.height.output * g.width.output * (g.channels / vector);
   return taps >= 32 && threads < std::int64_t{properties().multiprocessors} * 1024;
 }
 
@@ -223,7 +223,9 @@ void pool_forward(const char* op, const PoolGeometry& g, bool count_include_pad,
                   partial, y, winner);
   }
   const RowGrid grid(g.batch, g.height.output, g.width.output, g.channels / V);
-  const auto run = [&](auto kernel) { launch(op, grid.launch(), kernel, pool, grid, x, y, winner); };
+  const auto run = [&](auto kernel) {
+    launch(op, grid.launch(), kernel, pool, grid, x, y, winner);
+  };
   if (g.height.kernel == 2 && g.width.kernel == 2) return run(pool_pixels<Vector, 2, 2>);
   if (g.height.kernel == 3 && g.width.kernel == 3) return run(pool_pixels<Vector, 3, 3>);
   run(pool_pixels<Vector, 0, 0>);

@@ -12,8 +12,7 @@ Winner winner_kind(const PoolGeometry& g) {
 }
 
 // Of four channels; `a` and `b` as floats, winners as they are kept.
-bool vectorizes(const PoolGeometry& g, const float* a, const float* b,
-                const std::uint8_t* winner) {
+bool vectorizes(const PoolGeometry& g, const float* a, const float* b, const std::uint8_t* winner) {
   return g.channels % 4 == 0 && is_aligned(a, 16) && is_aligned(b, 16) &&
          is_aligned(winner, winner_kind(g) == Winner::tap ? 4 : 16);
 }
