@@ -257,6 +257,12 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+template <class Finish>
+void finish_splits(const char* op, const Work& work, const Finish& finish) {
+  const std::int64_t vectors = work.problem.results * work.problem.m * work.partial_row / 4;
+  launch(op, elements(vectors, 1), finish_kernel<Finish>, work, finish);
+}
+
 template <class Tile, class OperandA, class OperandB, class Finish>
 void launch_product(const char* op, Work work, const OperandA& a, const OperandB& b,
                     const Finish& finish) {
@@ -279,10 +285,7 @@ void launch_product(const char* op, Work work, const OperandA& a, const OperandB
                       static_cast<unsigned>(smaller(problem.results - work.first_result, most)));
     launch(op, shape, product_kernel<Tile, OperandA, OperandB, Finish>, work, a, b, finish);
   }
-  if (work.splits > 1) {
-    launch(op, elements(problem.results * problem.m * work.partial_row / 4, 1),
-           finish_kernel<Finish>, work, finish);
-  }
+  if (work.splits > 1) finish_splits(op, work, finish);
 }
 
 }  // namespace detail

@@ -3,6 +3,7 @@
 
 #include "cuda/copy.cuh"
 #include "cuda/kernel.cuh"
+#include "cuda/pointwise.cuh"
 
 namespace lamella::device::gemm {
 
@@ -97,5 +98,20 @@ struct Strided {
     unsigned valid_;          // a bit for each of its rows
   };
 };
+
+// A matrix as the host describes it: element (row, k), one of the strides is 1.
+struct Matrix {
+  const float* data;
+  Offsets offsets;
+  bool even;  // all offsets are multiples of 4
+  std::int64_t row_stride, k_stride;
+};
+
+template <bool along_rows>
+Strided<float, along_rows> operand(const Matrix& x, std::int64_t rows, std::int64_t k) {
+  const std::int64_t stride = along_rows ? x.k_stride : x.row_stride;
+  const bool vectors = aligned_for_vectors(x.data) && x.even && stride % 4 == 0 && rows % 4 == 0;
+  return {x.data, x.offsets, rows, k, stride, vectors};
+}
 
 }  // namespace lamella::device::gemm

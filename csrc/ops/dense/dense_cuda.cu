@@ -1,6 +1,7 @@
 // dense and matmul on the device's matrix product.
 #include "cuda/kernel.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_skinny.cuh"
 #include "cuda/sum_axis.cuh"
 #include "ops/dense/dense.h"
 #include "ops/dense/matmul_groups.h"
@@ -8,68 +9,54 @@
 namespace lamella::LAMELLA_ISA {
 namespace {
 
+using gemm::Matrix;
 using gemm::Offsets;
 using gemm::Problem;
-using gemm::Strided;
 
-// A matrix operand of a product from its own side: element (row, k).
-struct Matrix {
-  const float* data;
-  Offsets offsets;
-  bool even;  // all offsets are multiples of 4
-  std::int64_t row_stride, k_stride;
-};
-
-template <bool along_rows>
-Strided<float, along_rows> operand(const Matrix& x, std::int64_t rows, std::int64_t k) {
-  const std::int64_t stride = along_rows ? x.k_stride : x.row_stride;
-  const bool vectors = aligned_for_vectors(x.data) && x.even && stride % 4 == 0 && rows % 4 == 0;
-  return {x.data, x.offsets, rows, k, stride, vectors};
+template <bool a_along_rows, bool b_along_rows, class Finish>
+void tiled_product(const char* op, const Problem& p, const Matrix& a, const Matrix& b,
+                   const Finish& finish) {
+  gemm::product(gemm::FmaTiles{}, op, p, gemm::operand<a_along_rows>(a, p.m, p.k),
+                gemm::operand<b_along_rows>(b, p.n, p.k), finish);
 }
 
 // finish(A B), a and b each contiguous along k or along rows.
-template <class Finish>
 void product(const char* op, const Problem& p, const Matrix& a, const Matrix& b,
-             const Finish& finish) {
-  const auto with_b = [&](const auto& a_operand) {
-    if (b.row_stride == 1) {
-      gemm::product(gemm::FmaTiles{}, op, p, a_operand, operand<true>(b, p.n, p.k), finish);
-    } else {
-      gemm::product(gemm::FmaTiles{}, op, p, a_operand, operand<false>(b, p.n, p.k), finish);
-    }
-  };
+             const gemm::Store& finish) {
+  if (gemm::skinny_product(op, p, a, b, finish)) return;
   if (a.row_stride == 1) {
-    with_b(operand<true>(a, p.m, p.k));
-  } else {
-    with_b(operand<false>(a, p.m, p.k));
+    if (b.row_stride == 1) return tiled_product<true, true>(op, p, a, b, finish);
+    return tiled_product<true, false>(op, p, a, b, finish);
   }
+  if (b.row_stride == 1) return tiled_product<false, true>(op, p, a, b, finish);
+  tiled_product<false, false>(op, p, a, b, finish);
+}
+
+gemm::Store store(float* c, std::int64_t n, const float* bias) {
+  return {c, {}, n, aligned_for_vectors(c) && n % 4 == 0, false, bias};
 }
 
 void forward(const dense::Forward& p) {
   const Problem problem{p.rows, p.units, p.inputs};
-  const auto x = operand<false>({p.x, {}, true, p.inputs, 1}, p.rows, p.inputs);
-  const auto kernel = operand<true>({p.kernel, {}, true, 1, p.units}, p.units, p.inputs);
+  const Matrix x = {p.x, {}, true, p.inputs, 1};
+  const Matrix kernel = {p.kernel, {}, true, 1, p.units};
   if (p.activation.kind == Kind::linear && p.pre_activation == nullptr) {
-    const bool vectors = aligned_for_vectors(p.y) && p.units % 4 == 0;
-    const gemm::Store finish{p.y, {}, p.units, vectors, false, p.bias};
-    return gemm::product(gemm::FmaTiles{}, "dense", problem, x, kernel, finish);
+    return product("dense", problem, x, kernel, store(p.y, p.units, p.bias));
   }
   const bool vectors = aligned_for_vectors(p.y, p.pre_activation) && p.units % 4 == 0;
   const gemm::Activate finish{p.y, p.pre_activation, {}, p.units, vectors, p.bias, p.activation};
-  gemm::product(gemm::FmaTiles{}, "dense", problem, x, kernel, finish);
+  if (gemm::skinny_product("dense", problem, x, kernel, finish)) return;
+  tiled_product<false, true>("dense", problem, x, kernel, finish);
 }
 
 void backward(const dense::Backward& p) {
-  const auto store = [](float* c, std::int64_t n) {
-    return gemm::Store{c, {}, n, aligned_for_vectors(c) && n % 4 == 0, false, nullptr};
-  };
   if (p.dx != nullptr) {
     product("dense", {p.rows, p.inputs, p.units}, {p.dz, {}, true, p.units, 1},
-            {p.kernel, {}, true, p.units, 1}, store(p.dx, p.inputs));
+            {p.kernel, {}, true, p.units, 1}, store(p.dx, p.inputs, nullptr));
   }
   if (p.dkernel != nullptr) {
     product("dense", {p.inputs, p.units, p.rows}, {p.x, {}, true, 1, p.inputs},
-            {p.dz, {}, true, 1, p.units}, store(p.dkernel, p.units));
+            {p.dz, {}, true, 1, p.units}, store(p.dkernel, p.units, nullptr));
   }
   if (p.dbias != nullptr) bias_gradient("dense", p.dz, p.rows, p.units, p.dbias);
 }
