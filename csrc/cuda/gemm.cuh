@@ -13,7 +13,8 @@
 //
 //   Tile      sizes and arithmetic (gemm_fma.cuh: float32; gemm_mma.cuh: tensor cores):
 //               Tile::m, n, depth, stages, threads, blocks (wanted on a multiprocessor), rate (FMAs
-//               a clock and multiprocessor, measured or guessed; for the plan)
+//               a clock and multiprocessor, measured or guessed; for the plan), supported (here: by
+//               the architecture)
 //               Tile::A, Tile::B: where element (row, k) of an operand's tile lies in shared
 //               memory:
 //                   ::Element, ::rows, ::depth, ::size (elements), ::at(row, k)
@@ -131,6 +132,7 @@ template <class Tile, class OperandA, class OperandB, class Finish>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     product_kernel(const __grid_constant__ Work work, const __grid_constant__ OperandA a,
                    const __grid_constant__ OperandB b, const __grid_constant__ Finish finish) {
+  if constexpr (!Tile::supported) return;
   using Element = typename Tile::Element;
   constexpr int width = Tile::Accumulators::width;
   Element* const a_tiles = dynamic_shared<Element>();

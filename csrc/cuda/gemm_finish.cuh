@@ -1,28 +1,40 @@
 // What becomes of a product's sums on their way to memory.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/gemm_operand.cuh"
 #include "cuda/math.cuh"
 
 namespace lamella::device::gemm {
 
-// `width` neighbouring floats, in one access where `whole` (then p is aligned to them).
-template <int width>
-__device__ inline void write(float* p, const float (&values)[width], int count, bool whole) {
-  if constexpr (width == 4) {
-    if (whole) {
-      *reinterpret_cast<float4*>(p) = make_float4(values[0], values[1], values[2], values[3]);
-      return;
-    }
-  } else if constexpr (width == 2) {
-    if (whole) {
-      *reinterpret_cast<float2*>(p) = make_float2(values[0], values[1]);
-      return;
-    }
+template <class T>
+__device__ inline T rounded(float v) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16(v);
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __float2half(v);
+  } else {
+    return v;
+  }
+}
+
+// `width` neighbouring elements, in one access where `whole` (then p is aligned to them).
+template <class T, int width>
+__device__ inline void write(T* p, const float (&values)[width], int count, bool whole) {
+  struct alignas(sizeof(T) * width) Vector {
+    T element[width];
+  };
+  if (whole) {
+    Vector v;
+#pragma unroll
+    for (int i = 0; i < width; ++i) v.element[i] = rounded<T>(values[i]);
+    *reinterpret_cast<Vector*>(p) = v;
+    return;
   }
 #pragma unroll
   for (int i = 0; i < width; ++i) {
-    if (i < count) p[i] = values[i];
+    if (i < count) p[i] = rounded<T>(values[i]);
   }
 }
 
@@ -37,10 +49,11 @@ __device__ inline void add_bias(const float* bias, std::int64_t column, int coun
 }
 
 // Element (row, column) of result r is c[offsets.at(r) + row * row_stride + column].
-struct Store {
+template <class T>
+struct StoreAs {
   static constexpr bool unrolled = true;
 
-  float* c;
+  T* c;
   Offsets offsets;
   std::int64_t row_stride;
   bool vectors;       // c, offsets and row_stride allow 16-byte accesses
@@ -50,17 +63,19 @@ struct Store {
   template <int width>
   __device__ void operator()(std::int64_t result, std::int64_t row, std::int64_t column, int count,
                              float (&values)[width]) const {
-    float* const p = c + offsets.at(result) + row * row_stride + column;
+    T* const p = c + offsets.at(result) + row * row_stride + column;
     add_bias(bias, column, count, values);
     if (accumulate) {
 #pragma unroll
       for (int i = 0; i < width; ++i) {
-        if (i < count) values[i] += p[i];
+        if (i < count) values[i] += static_cast<float>(p[i]);
       }
     }
     write(p, values, count, vectors && count == width);
   }
 };
+
+using Store = StoreAs<float>;
 
 // c = f(sums + bias), and the activation's argument to pre_activation, which lies like c.
 struct Activate {

@@ -12,14 +12,14 @@ namespace lamella::device::gemm {
 template <class... Tile>
 struct TileList {};
 
-// A tile of `rows` x `depth` floats that holds columns. The 4 floats between them spread what is
-// copied along k over all banks.
-template <int rows_, int depth_>
+// A tile of `rows` x `depth` floats that holds columns. 4 floats between them spread what is copied
+// along k over all banks.
+template <int rows_, int depth_, int between = 4>
 struct ColumnLayout {
   using Element = float;
   static constexpr int rows = rows_;
   static constexpr int depth = depth_;
-  static constexpr int column = rows + 4;
+  static constexpr int column = rows + between;
   static constexpr int size = depth * column;
 
   __host__ __device__ static constexpr int at(int row, int k) { return k * column + row; }
@@ -38,6 +38,8 @@ struct FmaTile {
   static constexpr int blocks = blocks_;
   static constexpr double rate = 128 * percent / 100.0;
   static_assert(thread_m % 4 == 0 && thread_n % 4 == 0);
+
+  static constexpr bool supported = true;  // by the architecture that is compiled for
 
   using Element = float;
   using A = ColumnLayout<m, depth>;
