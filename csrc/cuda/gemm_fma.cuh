@@ -1,8 +1,8 @@
 // Tiles of float32 products on the FMA units: true float32, every sum one chain of fused
 // multiply-adds over k.
 //
-// The limit is the FMA rate. A thread of an 8 x 8 tile reads 16 floats of shared memory for 64 FMAs;
-// smaller tiles are for smaller results.
+// The limit is the FMA rate. A thread of an 8 x 8 tile reads 16 floats of shared memory for 64
+// FMAs; smaller tiles are for smaller results.
 #pragma once
 
 #include "cuda/kernel.cuh"

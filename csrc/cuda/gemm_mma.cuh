@@ -4,8 +4,8 @@
 // The limit is the tensor cores' rate; a warp of 64 x 64 reads 4 KB of shared memory for 65536
 // multiply-adds, and a tile of 128 x 256 768 bytes of the L2 cache for 32768.
 //
-// Another implementation (wgmma with bulk copies) is another kernel beside product_kernel, which takes
-// the same Problem and Finish; its operands describe a tensor map instead of a Loader.
+// Another implementation (wgmma with bulk copies) is another kernel beside product_kernel, which
+// takes the same Problem and Finish; its operands describe a tensor map instead of a Loader.
 #pragma once
 
 #include "cuda/gemm_fma.cuh"
@@ -155,7 +155,8 @@ struct MmaTile {
     __device__ static void read_rows(const T* a, int row, int k, unsigned (&fragment)[4]) {
       const int lane = lane_index();
       if constexpr (a_along_rows) {
-        ldmatrix<4, true>(fragment, a + A::at(row + lane / 8 % 2 * 8, k + lane % 8 + lane / 16 * 8));
+        ldmatrix<4, true>(fragment,
+                          a + A::at(row + lane / 8 % 2 * 8, k + lane % 8 + lane / 16 * 8));
       } else {
         ldmatrix<4>(fragment, a + A::at(row + lane % 16, k + lane / 16 * 8));
       }

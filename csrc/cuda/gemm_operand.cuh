@@ -23,7 +23,8 @@ struct Offsets {
 template <class Operand, class Layout, int threads, bool along_rows>
 class FloatLoader {
  public:
-  __device__ FloatLoader(const Operand& operand, std::int64_t first) : operand_(operand), valid_(0) {
+  __device__ FloatLoader(const Operand& operand, std::int64_t first)
+      : operand_(operand), valid_(0) {
     if constexpr (along_rows) {
       const int width = operand.vectors ? 4 : 1;
       const int row = static_cast<int>(threadIdx.x) % (rows / width) * width;

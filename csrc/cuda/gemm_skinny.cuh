@@ -1,9 +1,9 @@
-// Products of a matrix with a few rows: C = finish(S T) with S (rows <= 16, k) and a large T (k, n),
-// or its transpose, C^T. A tile would be mostly empty.
+// Products of a matrix with a few rows: C = finish(S T) with S (rows <= 16, k) and a large T (k,
+// n), or its transpose, C^T. A tile would be mostly empty.
 //
-// The limit is the memory rate, at which T is streamed once. S lies in shared memory, a chunk of k at
-// a time. Where n gives too few blocks, k is split, and finish_kernel sums the partial results in
-// order.
+// The limit is the memory rate, at which T is streamed once. S lies in shared memory, a chunk of k
+// at a time. Where n gives too few blocks, k is split, and finish_kernel sums the partial results
+// in order.
 #pragma once
 
 #include "cuda/gemm.cuh"
@@ -34,8 +34,8 @@ __device__ inline void load_chunk(const SkinnyWork& w, const float* small, std::
     const int row = i / skinny_chunk;
     const int at = i % skinny_chunk;
     const bool valid = row < w.rows && k + at < k_end;
-    const float v = valid ? __ldg(small + row * w.small.row_stride + (k + at) * w.small.k_stride)
-                          : 0.0f;
+    const float v =
+        valid ? __ldg(small + row * w.small.row_stride + (k + at) * w.small.k_stride) : 0.0f;
     shared[rows_together ? at * rows + row : row * skinny_chunk + at] = v;
   }
 }
@@ -77,8 +77,7 @@ __global__ void __launch_bounds__(skinny_threads, 2)
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * columns;
   const bool active = first + lane * width < w.n;
   const float* const small = w.small.data + w.small.offsets.at(result);
-  const float* const stream =
-      w.stream.data + w.stream.offsets.at(result) + first + lane * width;
+  const float* const stream = w.stream.data + w.stream.offsets.at(result) + first + lane * width;
   const std::int64_t k_end = smaller<std::int64_t>((blockIdx.y + 1) * w.split_k, w.k);
   float sums[rows][width] = {};
   for (std::int64_t k = blockIdx.y * w.split_k; k < k_end; k += skinny_chunk) {
@@ -135,8 +134,9 @@ __global__ void __launch_bounds__(skinny_threads, 2)
   finish_block(w, finish, shared, first, columns);
 }
 
-// The sums over all lanes of `count` values each: lanes halve the values among them as long as there
-// are several. Returns i: the sums of values[i ..] are in values[0 ..], `count` / 32 or 1 of them.
+// The sums over all lanes of `count` values each: lanes halve the values among them as long as
+// there are several. Returns i: the sums of values[i ..] are in values[0 ..], `count` / 32 or 1 of
+// them.
 template <int count, int offset>
 __device__ inline int sum_lanes(float* values) {
   if constexpr (offset == 0) {
@@ -261,8 +261,7 @@ bool skinny_product(const char* op, const Problem& problem, const Matrix& a, con
   w.n = transposed ? problem.m : problem.n;
   w.k = problem.k;
   w.transposed = transposed;
-  const bool along_columns =
-      w.stream.row_stride == 1 && !(w.stream.k_stride == 1 && w.k > w.n);
+  const bool along_columns = w.stream.row_stride == 1 && !(w.stream.k_stride == 1 && w.k > w.n);
   // Lanes along a short k would idle.
   if (!along_columns && w.k < 2 * warp_size) return false;
   const std::int64_t stride = along_columns ? w.stream.k_stride : w.stream.row_stride;
@@ -274,8 +273,8 @@ bool skinny_product(const char* op, const Problem& problem, const Matrix& a, con
   const std::int64_t blocks = ceil_div(w.n, block_columns) * problem.results;
   const std::int64_t wanted = ceil_div<std::int64_t>(4 * properties().multiprocessors, blocks);
   const std::int64_t most = larger<std::int64_t>(1, w.k / (2 * skinny_chunk));
-  w.split_k = ceil_div<std::int64_t>(ceil_div(w.k, smaller(wanted, most)), skinny_chunk) *
-              skinny_chunk;
+  w.split_k =
+      ceil_div<std::int64_t>(ceil_div(w.k, smaller(wanted, most)), skinny_chunk) * skinny_chunk;
   w.split_k = larger<std::int64_t>(w.split_k, skinny_chunk);
   w.work.problem = problem;
   w.work.splits = static_cast<int>(larger<std::int64_t>(1, ceil_div(w.k, w.split_k)));

@@ -26,8 +26,12 @@ __device__ inline float reciprocal(float d) {
 }
 
 // Where a is NaN these give NaN, unlike fminf and fmaxf.
-__device__ inline float at_most(float limit, float a) { return a > limit ? limit : a; }
-__device__ inline float at_least(float limit, float a) { return a < limit ? limit : a; }
+__device__ inline float at_most(float limit, float a) {
+  return a > limit ? limit : a;
+}
+__device__ inline float at_least(float limit, float a) {
+  return a < limit ? limit : a;
+}
 
 // 1 / (1 + e^-x), 4 ulp, also where the result is tiny.
 __device__ inline float sigmoid(float x) {
@@ -50,7 +54,9 @@ __device__ inline float tanh(float x) {
 }
 
 // max(x, 0) + log(1 + e^-|x|), 4 ulp.
-__device__ inline float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+__device__ inline float softplus(float x) {
+  return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+}
 
 // Phi(x), the standard normal distribution function, and its density: see simd/math.h.
 struct Normal {

@@ -37,7 +37,7 @@ struct ProductTerms {
 // How a sum is cut: threads of a block lie `across` (vectors of a row) times `down` (rows).
 struct SumPlan {
   std::int64_t outer, summed, inner;
-  int width;           // floats of a vector; with inner = 1 along the sum
+  int width;  // floats of a vector; with inner = 1 along the sum
   int across, down;
   std::int64_t columns;  // blocks beside each other
   std::int64_t chunk;    // terms of a block
@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(sum_threads)
   const std::int64_t base = part / p.chunks * p.summed * p.inner + column;
   float values[width] = {};
   if (active) {
-    add_terms(terms, base + (begin + position) * p.inner, base + end * p.inner,
-              p.down * p.inner, values);
+    add_terms(terms, base + (begin + position) * p.inner, base + end * p.inner, p.down * p.inner,
+              values);
   }
   sum_down(values, shared, position, p.across, p.down);
   if (active && position == 0) store(sums + part * p.inner + column, values);

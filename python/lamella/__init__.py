@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamella import (
         activations,
         callbacks,
+        cuda,
         datasets,
         initializers,
         layers,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         schedules,
         utils,
     )
+    from lamella.devices import device
     from lamella.layers import Input
     from lamella.models import Model, Sequential
 
@@ -58,6 +60,7 @@ _ATTRIBUTES = {
     "Input": "lamella.layers",
     "Model": "lamella.models",
     "Sequential": "lamella.models",
+    "device": "lamella.devices",
 }
 
 __all__ = [
@@ -67,7 +70,9 @@ __all__ = [
     "Sequential",
     "activations",
     "callbacks",
+    "cuda",
     "datasets",
+    "device",
     "initializers",
     "layers",
     "losses",

@@ -55,15 +55,14 @@ void forward(Activation f, std::int64_t size, const float* x, float* y) {
 }
 
 template <bool from_input>
-void any_backward(Activation f, std::int64_t size, const float* dy, const float* saved,
-                  float* dx) {
+void any_backward(Activation f, std::int64_t size, const float* dy, const float* saved, float* dx) {
   with_kind(f.kind, [&](auto tag) {
     constexpr Kind kind = decltype(tag)::kind;
     // The two differ where the derivative follows from the output only.
-    constexpr bool differs = kind == Kind::elu || kind == Kind::sigmoid || kind == Kind::tanh ||
-                             kind == Kind::softplus;
-    pointwise(op, size, aligned_for_vectors(dy, saved, dx),
-              Backward<kind, from_input || !differs>{dy, saved, dx, f.parameter});
+    constexpr bool differs =
+        kind == Kind::elu || kind == Kind::sigmoid || kind == Kind::tanh || kind == Kind::softplus;
+    pointwise(op, size, aligned_for_vectors(dy, saved, dx), Backward < kind,
+              from_input || !differs > {dy, saved, dx, f.parameter});
   });
 }
 

@@ -1,7 +1,7 @@
 // dense and matmul on the device's matrix product.
-#include "cuda/kernel.cuh"
 #include "cuda/gemm.cuh"
 #include "cuda/gemm_skinny.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/sum_axis.cuh"
 #include "ops/dense/dense.h"
 #include "ops/dense/matmul_groups.h"

@@ -172,8 +172,8 @@ void binary_of(const Broadcast& shape, const float* a, const float* b, float* y)
     return pointwise(op, total, vectors, Binary<operation, false, false>{a, b, y});
   }
   if (SmallWalk::fits(shape, total)) {
-    return launch(op, elements(total), binary_kernel<operation, SmallWalk>, total,
-                  SmallWalk(shape), a, b, y);
+    return launch(op, elements(total), binary_kernel<operation, SmallWalk>, total, SmallWalk(shape),
+                  a, b, y);
   }
   launch(op, elements(total), binary_kernel<operation, AnyWalk>, total, AnyWalk(shape), a, b, y);
 }
