@@ -3,14 +3,12 @@
 #include "cuda/launch.cuh"
 #include "core/memory_pool.h"
 #include "ops/attention/attention_cuda_forward.cuh"
+#include "ops/attention/attention_cuda_launch.h"
 
 namespace lamella::attention {
 namespace {
 
 using namespace tiles;
-
-// Thread blocks that fill the device once, with two to a multiprocessor.
-int64_t blocks_wanted() { return int64_t{lamella::device::properties().multiprocessors} * 2; }
 
 ForwardShape shape_of(const Problem& p, const Results& out, int64_t rows, int width) {
   return {ceil_div(p.queries * p.group(), rows),
@@ -54,6 +52,32 @@ void attend_with_tiles(const Problem& p, const Results& out) {
   }
 }
 
+template <int columns>
+void launch_weights(const Problem& p, const Results& out) {
+  using Tile = PairTile<columns, true>;
+  const BackwardShape shape = backward_shape<Tile::width>(p, p.queries);
+  const int64_t blocks = p.batch * p.heads * shape.row_tiles * shape.key_tiles;
+  Saved saved = {};
+  saved.lse = out.lse;
+  lamella::device::launch(p.op,
+                          {.grid = dim3(static_cast<unsigned>(blocks)),
+                           .block = dim3(backward_threads),
+                           .shared_bytes = Tile::bytes},
+                          put_weights<columns>, p, saved, shape, out.weights);
+}
+
+// From the scores once more, now that lse is known.
+void weigh_pairs(const Problem& p, const Results& out) {
+  switch (backward_columns(p)) {
+    case 4:
+      return launch_weights<4>(p, out);
+    case 2:
+      return launch_weights<2>(p, out);
+    default:
+      return launch_weights<1>(p, out);
+  }
+}
+
 }  // namespace
 
 namespace device {
@@ -65,6 +89,7 @@ namespace {
 void forward(const Problem& p, const Results& out) {
   if (p.batch * p.queries == 0) return;
   attend_with_tiles(p, out);
+  if (out.weights != nullptr) weigh_pairs(p, out);
 }
 
 }  // namespace
