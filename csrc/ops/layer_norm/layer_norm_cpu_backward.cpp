@@ -14,6 +14,9 @@ namespace {
 
 using layer_norm::Backward;
 
+// Rows that are worked on together: there are registers for their statistics and sums.
+constexpr int block = Float::registers == 32 ? 4 : 2;
+
 // What is wanted of a backward pass, as template arguments.
 template <bool centered_, bool parameters_, bool input_>
 struct Wanted {
@@ -97,8 +100,9 @@ LAMELLA_INLINE RowGradient row_gradient(const layer_norm::Statistics& saved, std
   return {set(scale), set(saved.center[row]), set(slope), set(shift)};
 }
 
-// dx and dresidual of the columns [begin, end) of `rows` rows, the first of which is `first`.
-template <bool centered, bool streams, int rows>
+// dx and dresidual of the columns [begin, end) of `rows` rows, the first of which is `first`. The
+// next rows are prefetched to L1 if they are `short_rows`, otherwise to L2.
+template <bool centered, bool streams, bool short_rows, int rows>
 LAMELLA_INLINE void put_gradients(const Backward& p, std::int64_t first, std::int64_t begin,
                                   std::int64_t end, const float* gamma, const RowGradient* row) {
   const std::int64_t size = p.shape.size;
@@ -108,8 +112,8 @@ LAMELLA_INLINE void put_gradients(const Backward& p, std::int64_t first, std::in
     const Float factor = at.get(gamma);
     for (int r = 0; r < rows; ++r) {
       const std::int64_t start = (first + r) * size;
-      __builtin_prefetch(p.dy + start + at.i + ahead);
-      __builtin_prefetch(p.s + start + at.i + ahead);
+      __builtin_prefetch(p.dy + start + at.i + ahead, 0, short_rows ? 3 : 2);
+      __builtin_prefetch(p.s + start + at.i + ahead, 0, short_rows ? 3 : 2);
       const Float g = at.get(p.dy + start) * factor;
       const Float s = at.get(p.s + start);
       Float dx = centered ? fma(g, row[r].scale,
@@ -127,7 +131,7 @@ LAMELLA_INLINE void put_gradients(const Backward& p, std::int64_t first, std::in
 }
 
 // Not inlined: its callers share it.
-template <class Want, bool streams, int rows>
+template <class Want, bool streams, bool short_rows, int rows>
 [[gnu::noinline]] void backward_rows(const Backward& p, std::int64_t first, const float* gamma,
                                      const ParameterSums& sums) {
   const std::int64_t size = p.shape.size;
@@ -140,7 +144,7 @@ template <class Want, bool streams, int rows>
       row[r] = row_gradient<Want::centered>(p.saved, first + r, row_sums[r].plain * share,
                                             row_sums[r].normal * share);
     }
-    put_gradients<Want::centered, streams, rows>(p, first, 0, size, gamma, row);
+    put_gradients<Want::centered, streams, short_rows, rows>(p, first, 0, size, gamma, row);
   }
 }
 
@@ -206,7 +210,7 @@ LAMELLA_INLINE std::int64_t chunk_rows(std::int64_t size) {
   return max_i(64, 65536 / size);
 }
 
-template <class Want, bool streams, int block>
+template <class Want, bool streams, bool short_rows>
 void backward_chunks(const Backward& p, const float* gamma) {
   const std::int64_t size = p.shape.size;
   const std::int64_t rows = chunk_rows(size);
@@ -218,21 +222,19 @@ void backward_chunks(const Backward& p, const float* gamma) {
     const std::int64_t last = min_i(p.shape.rows, (i + 1) * rows);
     std::int64_t row = i * rows;
     for (; row + block <= last; row += block) {
-      backward_rows<Want, streams, block>(p, row, gamma, own);
+      backward_rows<Want, streams, short_rows, block>(p, row, gamma, own);
     }
-    for (; row < last; ++row) backward_rows<Want, streams, 1>(p, row, gamma, own);
+    for (; row < last; ++row) backward_rows<Want, streams, short_rows, 1>(p, row, gamma, own);
     if (streams) stream_fence();
   });
   sums.add_up(p.dgamma, p.dbeta);
 }
 
-// As many rows together as stay in L1 with their results and the rows to come, if there are
-// registers for their statistics and sums.
 template <class Want, bool streams>
 void backward_chunks(const Backward& p, const float* gamma) {
-  constexpr int most = Float::registers == 32 ? 4 : 2;
-  p.shape.size <= 512 ? backward_chunks<Want, streams, most>(p, gamma)
-                      : backward_chunks<Want, streams, 2>(p, gamma);
+  // 512: a block, the next one and the results take 40 KB, which stay in L1.
+  p.shape.size <= 512 ? backward_chunks<Want, streams, true>(p, gamma)
+                      : backward_chunks<Want, streams, false>(p, gamma);
 }
 
 // One row after the other on all threads.
@@ -263,7 +265,7 @@ void backward_shared_rows(const Backward& p, const float* gamma) {
       const RowGradient found = row_gradient<Want::centered>(
           p.saved, row, static_cast<float>(plain * share), static_cast<float>(product * share));
       each_piece([&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        put_gradients<Want::centered, false, 1>(p, row, begin, end, gamma, &found);
+        put_gradients<Want::centered, false, false, 1>(p, row, begin, end, gamma, &found);
       });
     }
   }
