@@ -26,7 +26,7 @@ P = 2
 VARIANTS: list[dict[str, Any]] = [
     {"layer_norm": True},
     {"projection": P},
-    {"layer_norm": True, "projection": P},
+    {"layer_norm": True, "layer_norm_epsilon": 0.25, "projection": P},
 ]
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
@@ -77,13 +77,22 @@ def test_weights_and_shapes(variant: Any, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_is_the_op(use_bias: bool, rng: np.random.Generator) -> None:
-    layer = made(rng, layer_norm=True, projection=P, use_bias=use_bias, return_state=True)
+    layer = made(rng, use_bias=use_bias, return_state=True, **VARIANTS[2])
     x, h, c = sequences(rng), sequences(rng, (N, P)), sequences(rng, (N, U))
     kernel, recurrent, *rest = layer.get_weights()
     bias = rest.pop(0) if use_bias else None
-    _, *expected = ops.lstm(x, kernel, recurrent, bias, h, c, *rest, mask=MASK)
+    _, *expected = ops.lstm(x, kernel, recurrent, bias, h, c, *rest, mask=MASK, epsilon=0.25)
     for result, right in zip(layer(x, [h, c], MASK)[1:], expected, strict=True):
         np.testing.assert_array_equal(result, right)
+
+
+def test_epsilon_as_the_op_has_it(rng: np.random.Generator) -> None:
+    layer = made(rng, layer_norm=True)
+    x = sequences(rng)
+    kernel, recurrent, bias, *rest = layer.get_weights()
+    expected, *_ = ops.lstm(x, kernel, recurrent, bias, None, None, None, *rest)
+    np.testing.assert_array_equal(layer(x), expected[:, -1])
+    assert layer.get_config()["layer_norm_epsilon"] == 1e-3
 
 
 def layers_to_differentiate() -> list[Any]:
@@ -231,7 +240,7 @@ def test_config_and_clone(variant: Any, rng: np.random.Generator) -> None:
     again.set_weights(layer.get_weights())
     np.testing.assert_array_equal(again(x), layer(x))
     plain = LSTM(U).get_config()
-    assert "layer_norm" not in plain and "projection" not in plain
+    assert plain.keys().isdisjoint({"layer_norm", "layer_norm_epsilon", "projection"})
 
 
 def test_in_a_file(tmp_path: Any, rng: np.random.Generator) -> None:
@@ -286,3 +295,6 @@ def test_bad_arguments() -> None:
         for wrong in (1, None, "yes"):
             with pytest.raises(ValueError, match=f"{label}layer_norm expects"):
                 make(U, layer_norm=wrong)
+        for wrong in (0, -1e-3, float("nan"), float("inf"), "small"):
+            with pytest.raises(ValueError, match=f"{label}layer_norm_epsilon expects"):
+                make(U, layer_norm_epsilon=wrong)

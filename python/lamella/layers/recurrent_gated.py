@@ -44,6 +44,8 @@ class LSTMCell(RecurrentCell):
     layer_norm : bool
         Beyond Keras: normalize both products and, for the output, c (Ba et al. 2016; equations in
         `lamella.ops.lstm`), with weights gamma_x, gamma_h (4 units,), gamma_c, beta_c (units,).
+    layer_norm_epsilon : float
+        Positive; added to the variances of ``layer_norm``.
     projection : int, optional
         Beyond Keras: ``h`` has so many features, the cell's output times projection_kernel (units,
         projection) (Sak et al. 2014); recurrent_kernel is (projection, 4 units).
@@ -81,6 +83,7 @@ class LSTMCell(RecurrentCell):
         seed: int | None = None,
         zoneout: Any = 0.0,
         layer_norm: bool = False,
+        layer_norm_epsilon: float = 1e-3,
         projection: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -106,6 +109,10 @@ class LSTMCell(RecurrentCell):
         self._options["recurrent_activation"] = self.recurrent_activation.fused
         self.unit_forget_bias = flag(self, "unit_forget_bias", unit_forget_bias)
         self.layer_norm = flag(self, "layer_norm", layer_norm)
+        self.layer_norm_epsilon = number(
+            self.label, "layer_norm_epsilon", layer_norm_epsilon, 0, exclude=[0]
+        )
+        self._options["epsilon"] = self.layer_norm_epsilon
         self.projection = None if projection is None else integer(self, "projection", projection)
         pair = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
         if len(pair) != 2:
@@ -174,6 +181,7 @@ class LSTMCell(RecurrentCell):
             config["zoneout"] = self.zoneout
         if self.layer_norm:
             config["layer_norm"] = True
+            config["layer_norm_epsilon"] = self.layer_norm_epsilon
         if self.projection is not None:
             config["projection"] = self.projection
         return config

@@ -174,7 +174,7 @@ class LSTM(_OfOneCell):
         See `RNN`.
     use_cudnn
         Accepted unless True.
-    zoneout, layer_norm, projection
+    zoneout, layer_norm, layer_norm_epsilon, projection
         Beyond Keras: see `LSTMCell`.
     **kwargs
         name, trainable, input_shape and so on: see `Layer`.
@@ -229,6 +229,7 @@ class LSTM(_OfOneCell):
         use_cudnn: Any = "auto",
         zoneout: Any = 0.0,
         layer_norm: bool = False,
+        layer_norm_epsilon: float = 1e-3,
         projection: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -253,6 +254,7 @@ class LSTM(_OfOneCell):
                 "seed": seed,
                 "zoneout": zoneout,
                 "layer_norm": layer_norm,
+                "layer_norm_epsilon": layer_norm_epsilon,
                 "projection": projection,
             },
             activity_regularizer=activity_regularizer,
