@@ -8,50 +8,50 @@
 
 namespace lamella {
 
-[[gnu::weak]] void bind_activation(py::module_& module);
-[[gnu::weak]] void bind_additive_attention(py::module_& module);
-[[gnu::weak]] void bind_attention(py::module_& module);
-[[gnu::weak]] void bind_batch_norm(py::module_& module);
-[[gnu::weak]] void bind_conv2d(py::module_& module);
-[[gnu::weak]] void bind_crossentropy(py::module_& module);
-[[gnu::weak]] void bind_dense(py::module_& module);
-[[gnu::weak]] void bind_dropout(py::module_& module);
-[[gnu::weak]] void bind_elementwise(py::module_& module);
-[[gnu::weak]] void bind_embedding(py::module_& module);
-[[gnu::weak]] void bind_feed_forward(py::module_& module);
-[[gnu::weak]] void bind_group_norm(py::module_& module);
-[[gnu::weak]] void bind_gru(py::module_& module);
-[[gnu::weak]] void bind_layer_norm(py::module_& module);
-[[gnu::weak]] void bind_lstm(py::module_& module);
-[[gnu::weak]] void bind_multi_head_attention(py::module_& module);
-[[gnu::weak]] void bind_optimizer(py::module_& module);
-[[gnu::weak]] void bind_pool2d(py::module_& module);
-[[gnu::weak]] void bind_rotary_embedding(py::module_& module);
-[[gnu::weak]] void bind_simple_rnn(py::module_& module);
-[[gnu::weak]] void bind_softmax(py::module_& module);
+void bind_activation(py::module_& module);
+void bind_additive_attention(py::module_& module);
+void bind_attention(py::module_& module);
+void bind_batch_norm(py::module_& module);
+void bind_conv2d(py::module_& module);
+void bind_crossentropy(py::module_& module);
+void bind_dense(py::module_& module);
+void bind_dropout(py::module_& module);
+void bind_elementwise(py::module_& module);
+void bind_embedding(py::module_& module);
+void bind_feed_forward(py::module_& module);
+void bind_group_norm(py::module_& module);
+void bind_gru(py::module_& module);
+void bind_layer_norm(py::module_& module);
+void bind_lstm(py::module_& module);
+void bind_multi_head_attention(py::module_& module);
+void bind_optimizer(py::module_& module);
+void bind_pool2d(py::module_& module);
+void bind_rotary_embedding(py::module_& module);
+void bind_simple_rnn(py::module_& module);
+void bind_softmax(py::module_& module);
 
 void bind_ops(py::module_& module) {
-  if (bind_activation != nullptr) bind_activation(module);
-  if (bind_additive_attention != nullptr) bind_additive_attention(module);
-  if (bind_attention != nullptr) bind_attention(module);
-  if (bind_batch_norm != nullptr) bind_batch_norm(module);
-  if (bind_conv2d != nullptr) bind_conv2d(module);
-  if (bind_crossentropy != nullptr) bind_crossentropy(module);
-  if (bind_dense != nullptr) bind_dense(module);
-  if (bind_dropout != nullptr) bind_dropout(module);
-  if (bind_elementwise != nullptr) bind_elementwise(module);
-  if (bind_embedding != nullptr) bind_embedding(module);
-  if (bind_feed_forward != nullptr) bind_feed_forward(module);
-  if (bind_group_norm != nullptr) bind_group_norm(module);
-  if (bind_gru != nullptr) bind_gru(module);
-  if (bind_layer_norm != nullptr) bind_layer_norm(module);
-  if (bind_lstm != nullptr) bind_lstm(module);
-  if (bind_multi_head_attention != nullptr) bind_multi_head_attention(module);
-  if (bind_optimizer != nullptr) bind_optimizer(module);
-  if (bind_pool2d != nullptr) bind_pool2d(module);
-  if (bind_rotary_embedding != nullptr) bind_rotary_embedding(module);
-  if (bind_simple_rnn != nullptr) bind_simple_rnn(module);
-  if (bind_softmax != nullptr) bind_softmax(module);
+  bind_activation(module);
+  bind_additive_attention(module);
+  bind_attention(module);
+  bind_batch_norm(module);
+  bind_conv2d(module);
+  bind_crossentropy(module);
+  bind_dense(module);
+  bind_dropout(module);
+  bind_elementwise(module);
+  bind_embedding(module);
+  bind_feed_forward(module);
+  bind_group_norm(module);
+  bind_gru(module);
+  bind_layer_norm(module);
+  bind_lstm(module);
+  bind_multi_head_attention(module);
+  bind_optimizer(module);
+  bind_pool2d(module);
+  bind_rotary_embedding(module);
+  bind_simple_rnn(module);
+  bind_softmax(module);
 }
 
 void bind_memory(py::module_& module) {

@@ -1,4 +1,7 @@
-"""Backends as test parameters: one for each instruction set this CPU runs."""
+"""Backends as test parameters: one for each instruction set this CPU runs, and the devices.
+
+"simt" is the executor that runs the CUDA kernels on the CPU, "cuda" a GPU.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,38 @@ from collections.abc import Iterator
 import hypothesis
 import numpy as np
 import pytest
+from device_backend import DeviceBackend
 
-from lamella import _cpu
+from lamella import _cpu, devices
+from lamella.ops import _backend
 
 # A shared machine's verdict must not depend on the day's draw; elsewhere every run draws anew.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-BACKENDS = [f"cpu-{isa}" for isa in _cpu.supported_cpu_isas()]
+CPU_BACKENDS = [f"cpu-{isa}" for isa in _cpu.supported_cpu_isas()]
+DEVICE_BACKENDS = [
+    pytest.param(name, marks=[pytest.mark.cuda] if name == "cuda" else [])
+    for name in ("simt", "cuda")
+    if not devices.why_unusable(name)
+]
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+def pytest_report_header() -> list[str]:
+    """Say which devices the tests run on, and why not on the others."""
+    whys = {name: devices.why_unusable(name) for name in ("simt", "cuda")}
+    return [f"device {name}: {why or 'tested'}" for name, why in whys.items()]
+
+
+@pytest.fixture(params=[*CPU_BACKENDS, *DEVICE_BACKENDS])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the test once for each backend; the strongest instruction set is put back after."""
+    if not request.param.startswith("cpu-"):
+        module = devices.module_of(request.param)
+        monkeypatch.setattr(_backend, "numpy_backend", DeviceBackend(module))
+        yield request.param
+        return
     isa = request.param.removeprefix("cpu-")
     before = _cpu.cpu_isa()
     _cpu.set_cpu_isa(isa)

@@ -111,6 +111,42 @@ Input<std::int64_t> index_input(const char* op, const char* name, py::handle obj
   return {op, py::reinterpret_borrow<py::object>(object)};
 }
 
+namespace {
+
+py::array host_elements_of(const char* op, const char* name, py::handle object) {
+  const py::object array = host_array(object);
+  if (!array) {
+    throw TypeError(message(op, ": ", name, " must be ", array_kind, ", got ", type_name(object)));
+  }
+  return py::reinterpret_borrow<py::array>(array);
+}
+
+[[noreturn]] void wrong_host_type(const char* op, const char* name, const py::array& array,
+                                  const char* wanted) {
+  throw TypeError(message(op, ": ", name, " must be ", wanted, ", got an array of ",
+                          std::string(py::str(array.dtype()))));
+}
+
+}  // namespace
+
+py::array_t<bool, py::array::c_style> host_bools(const char* op, const char* name,
+                                                 py::handle object) {
+  const py::array array = host_elements_of(op, name, object);
+  if (array.dtype().kind() != 'b') wrong_host_type(op, name, array, "bool");
+  return array;
+}
+
+py::array_t<std::int64_t, py::array::c_style> host_indices(const char* op, const char* name,
+                                                           py::handle object) {
+  const py::array array = host_elements_of(op, name, object);
+  const py::dtype dtype = array.dtype();
+  const bool is_native = dtype.byteorder() == '=' || dtype.byteorder() == '|';
+  if (dtype.kind() != 'i' || dtype.itemsize() < 4 || !is_native) {
+    wrong_host_type(op, name, array, "int32 or int64");
+  }
+  return array.attr("astype")(py::dtype::of<std::int64_t>(), py::arg("copy") = false);
+}
+
 void expect_shape(const char* op, const char* name, const std::int64_t* actual, int ndim,
                   const Shape& expected, const char* why) {
   bool equal = ndim == static_cast<int>(expected.size());

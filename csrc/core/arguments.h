@@ -7,6 +7,7 @@
 // ValueError.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <array>
@@ -75,6 +76,14 @@ Input<std::uint8_t> bool_input(const char* op, const char* name, py::handle obje
 Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle object);
 // int32 or int64 labels and indices; int32 is widened into a copy.
 Input<std::int64_t> index_input(const char* op, const char* name, py::handle object);
+
+// Arrays that only the host reads, as NumPy's: in a module of device kernels both NumPy's, which
+// are read where they are, and device arrays, which are copied.
+py::array_t<bool, py::array::c_style> host_bools(const char* op, const char* name,
+                                                 py::handle object);
+// int32 or int64.
+py::array_t<std::int64_t, py::array::c_style> host_indices(const char* op, const char* name,
+                                                           py::handle object);
 
 template <class T>
 void expect_ndim(const char* op, const char* name, const Input<T>& array, int ndim,

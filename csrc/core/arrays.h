@@ -50,6 +50,9 @@ py::object transposed_copy(const char* op, py::handle array, const std::vector<s
 // Elements of `from`, whose axis i is axis order[i] of `to`, go there.
 void copy_transposed(py::handle from, py::handle to, const std::vector<std::size_t>& order);
 
+// `array` as NumPy's: itself, or a copy of what lies on a device. Null for what is no array.
+py::object host_array(py::handle array);
+
 // On memory of the backend's arrays.
 void fill_zeros(float* to, std::int64_t count);
 void copy_floats(const float* from, std::int64_t count, float* to);

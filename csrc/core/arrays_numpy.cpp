@@ -100,6 +100,10 @@ void copy_transposed(py::handle from, py::handle to, const std::vector<std::size
   transposed_view(to, order)[py::ellipsis()] = from;
 }
 
+py::object host_array(py::handle array) {
+  return is_array(array) ? py::reinterpret_borrow<py::object>(array) : py::object();
+}
+
 void fill_zeros(float* to, std::int64_t count) {
   std::fill_n(to, count, 0.0f);
 }

@@ -87,6 +87,12 @@ Array view_of(const Array& array, std::int64_t first, Shape shape) {
   return view;
 }
 
+std::vector<std::int64_t> strides_of(const Shape& shape) {
+  std::vector<std::int64_t> strides(shape.size(), 1);
+  for (std::size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
+  return strides;
+}
+
 Array from_numpy(py::handle object) {
   const auto given = py::reinterpret_borrow<py::array>(object);
   const DType dtype = dtype_of(given.dtype());
@@ -189,28 +195,21 @@ namespace {
 void transpose(const char* op, const Array& from, const Array& to,
                const std::vector<std::size_t>& order, bool back) {
   const std::size_t axes = order.size();
-  std::vector<std::int64_t> from_stride(axes, 1), to_stride(axes, 1);
-  for (std::size_t i = axes; i-- > 1;) {
-    from_stride[i - 1] = from_stride[i] * from.shape[i];
-    to_stride[i - 1] = to_stride[i] * to.shape[i];
-  }
-  // In the order of the result, whose writes are then next to one another.
-  device::Permutation p = {};
-  p.axes = static_cast<int>(axes);
-  p.size = from.size;
+  const std::vector<std::int64_t> from_stride = device::strides_of(from.shape);
+  const std::vector<std::int64_t> to_stride = device::strides_of(to.shape);
+  device::StridedCopy c = {};
+  c.axes = static_cast<int>(axes);
+  c.size = from.size;
   for (std::size_t i = 0; i < axes; ++i) {
-    if (back) {
-      const auto at =
-          static_cast<std::size_t>(std::find(order.begin(), order.end(), i) - order.begin());
-      p.extent[i] = to.shape[i];
-      p.stride[i] = from_stride[at];
-    } else {
-      p.extent[i] = to.shape[i];
-      p.stride[i] = from_stride[order[i]];
-    }
+    // In the order of the result, whose writes are then next to one another.
+    const std::size_t at =
+        back ? static_cast<std::size_t>(std::find(order.begin(), order.end(), i) - order.begin())
+             : order[i];
+    c.extent[i] = to.shape[i];
+    c.from_stride[i] = from_stride[at];
+    c.to_stride[i] = to_stride[i];
   }
-  device::permute(op, p, reinterpret_cast<const float*>(from.data),
-                  reinterpret_cast<float*>(to.data));
+  device::copy_strided(op, c, device::item_size(from.dtype), from.data, to.data);
 }
 
 }  // namespace
@@ -220,13 +219,19 @@ py::object transposed_copy(const char* op, py::handle object,
   const Array& array = array_of(object);
   Shape shape;
   for (const std::size_t axis : order) shape.push_back(array.shape[axis]);
-  Array copy = device::new_array(op, DType::float32, shape);
+  Array copy = device::new_array(op, array.dtype, shape);
   transpose(op, array, copy, order, false);
   return py::cast(std::move(copy));
 }
 
 void copy_transposed(py::handle from, py::handle to, const std::vector<std::size_t>& order) {
   transpose("transpose", array_of(from), array_of(to), order, true);
+}
+
+py::object host_array(py::handle array) {
+  if (is_array(array)) return device::to_numpy(array_of(array));
+  if (py::isinstance<py::array>(array)) return py::reinterpret_borrow<py::object>(array);
+  return {};
 }
 
 void fill_zeros(float* to, std::int64_t count) {

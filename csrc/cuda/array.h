@@ -47,6 +47,8 @@ struct Array {
 Array new_array(const char* op, DType dtype, const Shape& shape);
 // Of the same memory, from element `first` on.
 Array view_of(const Array& array, std::int64_t first, Shape shape);
+// Of an array of this shape in C order, in elements.
+std::vector<std::int64_t> strides_of(const Shape& shape);
 // From the elements of a NumPy array, which is of a dtype that Array has; else TypeError.
 Array from_numpy(pybind11::handle array);
 pybind11::object to_numpy(const Array& array);

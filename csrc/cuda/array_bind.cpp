@@ -84,57 +84,123 @@ Array reshape(const Array& array, const py::args& sizes) {
   return view_of(array, 0, std::move(shape));
 }
 
-// array[i], array[a:b], array[i, j, a:b]: whole numbers first, then at most one slice of step 1, so
-// that what is left lies in one piece.
-Array part(const Array& array, py::handle key) {
+// What array[key] names: whole numbers, slices and an ellipsis, as NumPy's basic indexing.
+struct Part {
+  std::int64_t first = 0;
+  Shape shape;
+  std::vector<std::int64_t> strides;
+
+  bool is_contiguous() const {
+    std::int64_t expected = 1;
+    for (std::size_t i = shape.size(); i-- > 0;) {
+      if (shape[i] != 1 && strides[i] != expected) return false;
+      expected *= shape[i];
+    }
+    return true;
+  }
+};
+
+Part part_of(const Array& array, py::handle key) {
   const py::tuple keys = py::isinstance<py::tuple>(key)
                              ? py::reinterpret_borrow<py::tuple>(key)
                              : py::make_tuple(py::reinterpret_borrow<py::object>(key));
-  std::int64_t block = array.size;
-  std::int64_t first = 0;
+  const std::vector<std::int64_t> strides = strides_of(array.shape);
+  const std::size_t axes = array.shape.size();
+  std::size_t named = keys.size();
+  for (const py::handle each : keys) named -= each.ptr() == Py_Ellipsis ? 1 : 0;
+  if (named > axes || keys.size() - named > 1) {
+    throw py::index_error(
+        message(name, ": ", repr_text(key), " does not fit shape ", shape_text(array.shape)));
+  }
+  Part part;
   std::size_t axis = 0;
-  Shape shape;
+  const auto whole_axes = [&](std::size_t count) {
+    for (; count > 0; --count, ++axis) {
+      part.shape.push_back(array.shape[axis]);
+      part.strides.push_back(strides[axis]);
+    }
+  };
   for (const py::handle each : keys) {
-    if (each.ptr() == Py_Ellipsis && keys.size() == 1) return array;
-    if (axis == array.shape.size()) {
-      throw py::index_error(
-          message(name, ": too many indices for shape ", shape_text(array.shape)));
+    if (each.ptr() == Py_Ellipsis) {
+      whole_axes(axes - named);
+      continue;
     }
     const std::int64_t extent = array.shape[axis];
-    block = extent == 0 ? 0 : block / extent;
     if (py::isinstance<py::slice>(each)) {
       py::ssize_t start = 0, stop = 0, step = 0, length = 0;
       if (!py::reinterpret_borrow<py::slice>(each).compute(extent, &start, &stop, &step, &length)) {
         throw py::error_already_set();
       }
-      const bool whole = length == extent && step == 1;
-      if (step != 1 || (!shape.empty() && !whole)) {
-        throw ValueError(message(name,
-                                 ": a part must lie in one piece: indices, one slice of "
-                                 "step 1, then whole axes; got ",
-                                 repr_text(key)));
-      }
-      first += start * block;
-      shape.push_back(length);
+      part.first += start * strides[axis];
+      part.shape.push_back(length);
+      part.strides.push_back(step * strides[axis]);
     } else {
       const py::object index = as_index(each);
-      if (!index || !shape.empty()) {
-        throw ValueError(message(name,
-                                 ": a part must lie in one piece: indices, one slice of "
-                                 "step 1, then whole axes; got ",
-                                 repr_text(key)));
+      if (!index) {
+        throw py::index_error(
+            message(name, ": an index is an integer, a slice or ..., got ", repr_text(each)));
       }
-      std::int64_t i = int_option(name, "index", index);
+      const std::int64_t i = int_option(name, "index", index);
       if (i < -extent || i >= extent) {
-        throw py::index_error(message(name, ": index ", i, " is outside an axis of ", extent));
+        throw py::index_error(message(name, ": index ", i, " is outside an axis of size ", extent));
       }
-      first += (i < 0 ? i + extent : i) * block;
+      part.first += (i < 0 ? i + extent : i) * strides[axis];
     }
     ++axis;
   }
-  shape.insert(shape.end(), array.shape.begin() + static_cast<std::ptrdiff_t>(axis),
-               array.shape.end());
-  return view_of(array, first, std::move(shape));
+  whole_axes(axes - axis);
+  return part;
+}
+
+StridedCopy strided_copy(const Part& part, bool into_part) {
+  StridedCopy copy = {};
+  copy.axes = static_cast<int>(part.shape.size());
+  copy.size = 1;
+  const std::vector<std::int64_t> dense = strides_of(part.shape);
+  for (std::size_t i = 0; i < part.shape.size(); ++i) {
+    copy.size *= part.shape[i];
+    copy.extent[i] = part.shape[i];
+    copy.from_stride[i] = into_part ? dense[i] : part.strides[i];
+    copy.to_stride[i] = into_part ? part.strides[i] : dense[i];
+  }
+  return copy;
+}
+
+const std::byte* element(const Array& array, std::int64_t i) {
+  return array.data + i * static_cast<std::int64_t>(item_size(array.dtype));
+}
+
+// A view where the part lies in one piece, else a copy.
+Array get_part(const Array& array, py::handle key) {
+  Part part = part_of(array, key);
+  if (part.is_contiguous()) return view_of(array, part.first, std::move(part.shape));
+  Array copy = new_array(name, array.dtype, part.shape);
+  copy_strided(name, strided_copy(part, false), item_size(array.dtype), element(array, part.first),
+               copy.data);
+  return copy;
+}
+
+Array transposed(const Array& array, const py::args& axes_) {
+  const bool one = axes_.size() == 1 && !as_index(axes_[0]);
+  const Shape axes = shape_option(name, one ? py::object(axes_[0]) : py::object(axes_));
+  const std::vector<std::int64_t> strides = strides_of(array.shape);
+  const auto ndim = static_cast<std::int64_t>(array.shape.size());
+  std::vector<bool> seen(array.shape.size(), false);
+  Part part;
+  for (const std::int64_t axis : axes) {
+    const std::int64_t from = axis < 0 ? axis + ndim : axis;
+    if (from < 0 || from >= ndim || seen[static_cast<std::size_t>(from)]) break;
+    seen[static_cast<std::size_t>(from)] = true;
+    part.shape.push_back(array.shape[static_cast<std::size_t>(from)]);
+    part.strides.push_back(strides[static_cast<std::size_t>(from)]);
+  }
+  if (static_cast<std::int64_t>(part.shape.size()) != ndim || axes.size() != part.shape.size()) {
+    throw ValueError(message(name, ": transpose takes each axis of shape ", shape_text(array.shape),
+                             " once, got ", shape_text(axes)));
+  }
+  Array copy = new_array(name, array.dtype, part.shape);
+  copy_strided(name, strided_copy(part, false), item_size(array.dtype), array.data, copy.data);
+  return copy;
 }
 
 void expect_writable(const Array& array) {
@@ -181,6 +247,16 @@ void assign(const Array& array, py::handle value) {
   }
 }
 
+void set_part(const Array& array, py::handle key, py::handle value) {
+  Part part = part_of(array, key);
+  if (part.is_contiguous()) return assign(view_of(array, part.first, std::move(part.shape)), value);
+  expect_writable(array);
+  const Array dense = new_array(name, array.dtype, part.shape);
+  assign(dense, value);
+  copy_strided(name, strided_copy(part, true), item_size(array.dtype), dense.data,
+               const_cast<std::byte*>(element(array, part.first)));
+}
+
 Array copy(const Array& array) {
   Array result = new_array(name, array.dtype, array.shape);
   copy_on_device(result.data, array.data, static_cast<std::size_t>(array.bytes()));
@@ -201,12 +277,9 @@ Array astype(const Array& array, py::object dtype_) {
   return result;
 }
 
-py::object as_numpy(const Array& array, py::object dtype, py::object copy_) {
-  if (!copy_.is_none() && !copy_.cast<bool>()) {
-    throw ValueError(message(name, ": elements on the device cannot be had without a copy"));
-  }
-  const py::object elements = to_numpy(array);
-  return dtype.is_none() ? elements : elements.attr("astype")(dtype, py::arg("copy") = false);
+// NumPy's functions would wait for the device and copy, silently.
+[[noreturn]] void refuse_numpy(const Array&, const py::args&, const py::kwargs&) {
+  throw TypeError(message(name, ": is not converted by itself; numpy() copies it to the host"));
 }
 
 // DLPack's numbers for streams: 1 the legacy default stream, 2 each thread's own, -1 no waiting.
@@ -255,7 +328,7 @@ void bind_array(py::module_& module) {
                          R"(Elements in a GPU's memory, in C order.
 
 Made by `lamella.cuda.asarray`, `zeros` and `empty`, by ops from other such arrays, and from other
-libraries' arrays through DLPack. Parts that lie in one piece are views, as in NumPy.)");
+libraries' arrays through DLPack. A part that lies in one piece is a view, another one a copy.)");
   type.def_property_readonly("shape", [](const Array& a) { return tuple_of(a.shape); })
       .def_property_readonly("ndim", [](const Array& a) { return a.shape.size(); })
       .def_property_readonly("size", [](const Array& a) { return a.size; })
@@ -268,16 +341,16 @@ libraries' arrays through DLPack. Parts that lie in one piece are views, as in N
       .def_property_readonly(
           "pointer", [](const Array& a) { return reinterpret_cast<std::uintptr_t>(a.data); })
       .def("numpy", &to_numpy, "The elements as a new NumPy array; waits for the device.")
-      .def("__array__", &as_numpy, py::arg("dtype") = py::none(), py::arg("copy") = py::none())
+      .def("__array__", &refuse_numpy)
       .def("reshape", &reshape, "A view of the same elements.")
       .def("copy", &copy)
       .def("astype", &astype, py::arg("dtype"),
            "A copy with elements of another float type, rounded to nearest.")
       .def("fill", &fill_value, py::arg("value"))
       .def("item", &item)
-      .def("__getitem__", &part)
-      .def("__setitem__",
-           [](const Array& a, py::handle key, py::handle value) { assign(part(a, key), value); })
+      .def("transpose", &transposed, "A copy with its axes in this order.")
+      .def("__getitem__", &get_part)
+      .def("__setitem__", &set_part)
       .def("__len__",
            [](const Array& a) {
              if (a.shape.empty()) throw TypeError(message(name, ": of no axes has no length"));

@@ -7,15 +7,19 @@
 namespace lamella::device {
 namespace {
 
-__global__ void permute_kernel(const Permutation p, const float* from, float* to) {
-  for (std::int64_t i = grid_thread(); i < p.size; i += grid_threads()) {
+template <class T>
+__global__ void copy_strided_kernel(const StridedCopy c, const T* from, T* to) {
+  for (std::int64_t i = grid_thread(); i < c.size; i += grid_threads()) {
     std::int64_t rest = i;
-    std::int64_t at = 0;
-    for (int axis = p.axes - 1; axis >= 0; --axis) {
-      at += rest % p.extent[axis] * p.stride[axis];
-      rest /= p.extent[axis];
+    std::int64_t source = 0;
+    std::int64_t target = 0;
+    for (int axis = c.axes - 1; axis >= 0; --axis) {
+      const std::int64_t index = rest % c.extent[axis];
+      source += index * c.from_stride[axis];
+      target += index * c.to_stride[axis];
+      rest /= c.extent[axis];
     }
-    to[i] = from[at];
+    to[target] = from[source];
   }
 }
 
@@ -76,8 +80,23 @@ void convert_from(const char* op, std::int64_t count, const From* from, DType to
 
 }  // namespace
 
-void permute(const char* op, const Permutation& permutation, const float* from, float* to) {
-  launch(op, elements(permutation.size), permute_kernel, permutation, from, to);
+void copy_strided(const char* op, const StridedCopy& copy, std::size_t item_bytes, const void* from,
+                  void* to) {
+  const auto run = [&](auto item) {
+    using T = decltype(item);
+    launch(op, elements(copy.size), copy_strided_kernel<T>, copy, static_cast<const T*>(from),
+           static_cast<T*>(to));
+  };
+  switch (item_bytes) {
+    case 1:
+      return run(std::uint8_t{});
+    case 2:
+      return run(std::uint16_t{});
+    case 4:
+      return run(std::uint32_t{});
+    default:
+      return run(std::uint64_t{});
+  }
 }
 
 void widen(const char* op, std::int64_t count, const std::int32_t* from, std::int64_t* to) {

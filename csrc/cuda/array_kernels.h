@@ -7,18 +7,20 @@
 
 namespace lamella::device {
 
-constexpr int permutation_axes = 64;  // NumPy's limit
+constexpr int strided_axes = 64;  // NumPy's limit
 
-// Element i of the result, in C order over the extents, is the element at the sum of index * stride
-// of the source.
-struct Permutation {
+// For each index over the extents the element at the sum of index * from_stride goes to the sum of
+// index * to_stride. Strides count elements and may be negative; to_stride names no element twice.
+struct StridedCopy {
   int axes;
   std::int64_t size;
-  std::int64_t extent[permutation_axes];
-  std::int64_t stride[permutation_axes];
+  std::int64_t extent[strided_axes];
+  std::int64_t from_stride[strided_axes];
+  std::int64_t to_stride[strided_axes];
 };
 
-void permute(const char* op, const Permutation& permutation, const float* from, float* to);
+void copy_strided(const char* op, const StridedCopy& copy, std::size_t item_bytes, const void* from,
+                  void* to);
 void widen(const char* op, std::int64_t count, const std::int32_t* from, std::int64_t* to);
 // Between float32, float16 and bfloat16: to nearest even.
 void convert(const char* op, std::int64_t count, DType from_type, const void* from, DType to_type,

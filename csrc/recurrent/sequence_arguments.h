@@ -100,37 +100,45 @@ inline SequenceArguments sequence_arguments(const char* op, std::int64_t gates,
 }
 
 // Which steps are valid, (N, T) bytes: `mask` where it is given, and t < lengths. None where all
-// are. The array is new: the caller may change his own before the backward pass.
+// are. Which steps there are is the host's business, on every backend. The array is new: the caller
+// may change his own before the backward pass.
 inline py::object valid_steps(const char* op, const SequenceArguments& a, py::handle mask_,
                               py::handle lengths_) {
-  Input<std::uint8_t> mask;
-  Input<std::int64_t> lengths;
+  if (mask_.is_none() && lengths_.is_none()) return py::none();
+  const auto expect = [&](const char* name, const py::array& array, const Shape& shape,
+                          const char* why) {
+    const Shape actual(array.shape(), array.shape() + array.ndim());
+    expect_shape(op, name, actual.data(), static_cast<int>(actual.size()), shape, why);
+  };
+  const bool* given = nullptr;
+  py::object mask;
   if (!mask_.is_none()) {
-    mask = bool_input(op, "mask", mask_);
-    expect_shape(op, "mask", mask, {a.batch, a.time}, "one value a step");
+    auto bools = host_bools(op, "mask", mask_);
+    expect("mask", bools, {a.batch, a.time}, "one value a step");
+    given = bools.data();
+    mask = std::move(bools);
   }
+  const std::int64_t* limits = nullptr;
+  py::object lengths;
   if (!lengths_.is_none()) {
-    lengths = index_input(op, "lengths", lengths_);
-    expect_shape(op, "lengths", lengths, {a.batch}, "one a sequence");
-    const std::int64_t* const values = lengths.host_data();
+    auto indices = host_indices(op, "lengths", lengths_);
+    expect("lengths", indices, {a.batch}, "one a sequence");
+    limits = indices.data();
+    lengths = std::move(indices);
     for (std::int64_t n = 0; n < a.batch; ++n) {
-      if (values[n] < 0 || values[n] > a.time) {
-        throw ValueError(message(op, ": lengths must lie in [0, ", a.time, "], got ", values[n],
+      if (limits[n] < 0 || limits[n] > a.time) {
+        throw ValueError(message(op, ": lengths must lie in [0, ", a.time, "], got ", limits[n],
                                  " at position ", n));
       }
     }
   }
-  if (!mask && !lengths) return py::none();
-  const std::uint8_t* const given = mask.host_data();
-  const std::int64_t* const limits = lengths.host_data();
-  // Which steps there are is the host's business, on every backend.
   py::array_t<std::uint8_t> valid(std::vector<py::ssize_t>{a.batch, a.time});
   std::uint8_t* to = valid.mutable_data();
   bool all = true;
   for (std::int64_t n = 0; n < a.batch; ++n) {
     for (std::int64_t t = 0; t < a.time; ++t) {
       const std::int64_t i = n * a.time + t;
-      const bool on = (given == nullptr || given[i] != 0) && (limits == nullptr || t < limits[n]);
+      const bool on = (given == nullptr || given[i]) && (limits == nullptr || t < limits[n]);
       to[i] = on ? 1 : 0;
       all = all && on;
     }

@@ -1,7 +1,7 @@
 """What layers and models do with arrays besides calling ops, on any device.
 
-NumPy's arrays stay NumPy's; `lamella.cuda.Array` stays on its device. Where the device has no kernel
-for something, it raises: nothing moves between devices unless `to_numpy` or `like` is called.
+NumPy's arrays stay NumPy's, `lamella.cuda.Array` stays on its device: nothing moves between devices
+unless `to_numpy` or `like` is called.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def to_numpy(array: Any) -> Any:
 
 
 def like(model: Any, array: Any) -> Any:
-    """Return `array` where `model` is: itself, or a copy on the other device."""
+    """Return `array` where `model` is: itself, or a copy on the other device; None is None."""
     module = device_module(model)
+    if array is None:
+        return None
     if module is None:
         return to_numpy(array)
     return array if device_module(array) is module else module.asarray(array)

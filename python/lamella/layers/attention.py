@@ -8,6 +8,7 @@ import numpy as np
 
 from lamella import ops
 from lamella.arguments import number
+from lamella.arrays import expand_dims, like, squeeze, to_numpy
 from lamella.layers.arguments import choice, flag
 from lamella.layers.attention_inputs import agree, both, check_sequences, visibility
 from lamella.layers.base import Layer, Pullback
@@ -163,7 +164,12 @@ class Attention(Layer):
     # -- computing ----------------------------------------------------------------------------
 
     def _op_options(
-        self, mask: Any, training: bool, return_attention_scores: bool, use_causal_mask: bool
+        self,
+        query: Any,
+        mask: Any,
+        training: bool,
+        return_attention_scores: bool,
+        use_causal_mask: bool,
     ) -> dict[str, Any]:
         drops = training and self.dropout > 0
         # A list has a key's mask too where there is a key; as in Keras it is not used.
@@ -176,10 +182,12 @@ class Attention(Layer):
             "return_weights": return_attention_scores,
         }
         if self.score_mode == "dot":
-            return {**options, "scale": 1.0, **visibility(query_mask, value_mask)}
+            seen = visibility(query_mask, value_mask)
+            seen = {name: like(query, array) for name, array in seen.items()}
+            return {**options, "scale": 1.0, **seen}
         rows = None if query_mask is None else query_mask[:, :, np.newaxis]
         columns = None if value_mask is None else value_mask[:, np.newaxis]
-        return {**options, "mask": both(rows, columns)}
+        return {**options, "mask": like(query, both(rows, columns))}
 
     def call(
         self,
@@ -190,16 +198,16 @@ class Attention(Layer):
         use_causal_mask: bool = False,
     ) -> Any:
         query, key, value = _inputs(x)
-        options = self._op_options(mask, training, return_attention_scores, use_causal_mask)
+        options = self._op_options(query, mask, training, return_attention_scores, use_causal_mask)
         concat = self.concat_score_weight
         if self.scale is not None:
             scale = self.scale.value.reshape(1)
             query = ops.multiply(query, scale)
             key = key if concat is None else ops.multiply(key, scale)
         if concat is not None:
-            weights = np.full(query.shape[2], concat.value)
+            weights = _repeated(concat, query.shape[2])
             return ops.additive_attention(query, value, key, weights, **options)
-        heads = (np.expand_dims(array, 2) for array in (query, key, value))
+        heads = (expand_dims(array, 2) for array in (query, key, value))
         return _without_heads(ops.attention(*heads, **options))
 
     def forward(
@@ -211,7 +219,7 @@ class Attention(Layer):
         use_causal_mask: bool = False,
     ) -> tuple[Any, Pullback]:
         query, key, value = _inputs(x)
-        options = self._op_options(mask, training, return_attention_scores, use_causal_mask)
+        options = self._op_options(query, mask, training, return_attention_scores, use_causal_mask)
         needed = self.needs_input_gradient
         concat = self.concat_score_weight is not None
         pull_query = pull_key = None
@@ -263,13 +271,13 @@ class Attention(Layer):
         needs: tuple[bool, bool, bool],
         options: dict[str, Any],
     ) -> tuple[Any, Pullback]:
-        heads = (np.expand_dims(array, 2) for array in (query, key, value))
+        heads = (expand_dims(array, 2) for array in (query, key, value))
         results, pull = ops.attention.vjp(*heads, needs=(*needs, False, False), **options)
 
         def pullback(dy: np.ndarray | None, *d_weights: np.ndarray | None) -> Any:
-            of_heads = [None if dy is None else np.expand_dims(dy, 2)]
-            of_heads += [None if d is None else np.expand_dims(d, 1) for d in d_weights]
-            return [None if d is None else np.squeeze(d, 2) for d in pull(*of_heads)[:3]]
+            of_heads = [None if dy is None else expand_dims(dy, 2)]
+            of_heads += [None if d is None else expand_dims(d, 1) for d in d_weights]
+            return [None if d is None else squeeze(d, 2) for d in pull(*of_heads)[:3]]
 
         return _without_heads(results), pullback
 
@@ -288,7 +296,7 @@ class Attention(Layer):
             query,
             value,
             key,
-            np.full(query.shape[2], weight.value),
+            _repeated(weight, query.shape[2]),
             needs=(of_query, of_value, of_key, trained, False),
             **options,
         )
@@ -296,7 +304,8 @@ class Attention(Layer):
         def pullback(*dy: np.ndarray | None) -> Any:
             d_query, d_value, d_key, d_weights, _ = pull(*dy)
             if d_weights is not None:
-                weight.add_gradient(d_weights.sum(dtype=np.float32, keepdims=True).reshape(()))
+                total = to_numpy(d_weights).sum(dtype=np.float32, keepdims=True)
+                weight.add_gradient(like(d_weights, total.reshape(())))
             return d_query, d_key, d_value
 
         return results, pullback
@@ -309,6 +318,11 @@ class Attention(Layer):
             "dropout": self.dropout,
             "seed": self.seed,
         }
+
+
+def _repeated(weight: Weight, size: int) -> Any:
+    """Return a vector of `size` times the weight's number."""
+    return like(weight.value, np.full(size, to_numpy(weight.value)))
 
 
 def _inputs(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -329,6 +343,6 @@ def _gradients(x: Any, query: Any, key: Any, value: Any, needed: bool) -> Any:
 def _without_heads(results: Any) -> Any:
     """Return y (N, S, Dv), or a tuple of it and the weights (N, S, L)."""
     if not isinstance(results, tuple):
-        return np.squeeze(results, 2)
+        return squeeze(results, 2)
     y, weights = results
-    return np.squeeze(y, 2), np.squeeze(weights, 1)
+    return squeeze(y, 2), squeeze(weights, 1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lamella import initializers, ops, regularizers
+from lamella.arrays import like
 from lamella.layers.arguments import flag, integer, reject
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape
@@ -142,7 +143,9 @@ class Embedding(Layer):
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
         table, trained = self.embeddings, self._trainable
-        y, pull = ops.embedding.vjp(as_indices(x), table.value, needs=(False, trained))
+        y, pull = ops.embedding.vjp(
+            like(table.value, as_indices(x)), table.value, needs=(False, trained)
+        )
 
         def pullback(dy: np.ndarray) -> None:
             if trained:
@@ -151,7 +154,7 @@ class Embedding(Layer):
         return y, pullback
 
     def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        return ops.embedding(as_indices(x), self.embeddings.value)
+        return ops.embedding(like(self.embeddings.value, as_indices(x)), self.embeddings.value)
 
     @property
     def makes_mask(self) -> bool:

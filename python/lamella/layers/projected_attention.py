@@ -9,6 +9,7 @@ import numpy as np
 
 from lamella import initializers, ops, regularizers
 from lamella.arguments import number
+from lamella.arrays import expand_dims, like
 from lamella.layers.arguments import flag, integer, reject
 from lamella.layers.attention_inputs import (
     agree,
@@ -296,12 +297,12 @@ class ProjectedAttention(Layer):
             # Counted from the first query and the first key, as in Keras.
             "query_offset": 0 if use_causal_mask or side is not None else None,
             "window": None if side is None else (side, side),
-            "key_lengths": masks["key_lengths"],
+            "key_lengths": like(query, masks["key_lengths"]),
             "dropout": self.dropout if drops else 0.0,
             "seed": self._seeds.next() if drops else None,
             "return_weights": return_attention_scores,
         }
-        return [query, key, value, *weights, masks["mask"], None], options
+        return [query, key, value, *weights, like(query, masks["mask"]), None], options
 
     def call(
         self,
@@ -393,7 +394,7 @@ class ProjectedAttention(Layer):
             x = self._convert(x)
             if x.ndim not in (2, 3):
                 raise self.error(f"step expects (batch, features) or steps of it, got {x.shape}")
-            steps = x[:, np.newaxis] if x.ndim == 2 else x
+            steps = expand_dims(x, 1) if x.ndim == 2 else x
             self.check_input_shape(steps.shape)
             before = cache.length
             cache.append(self.project(steps, "key"), self.project(steps, "value"))

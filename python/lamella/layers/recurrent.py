@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lamella import registry
+from lamella import ops, registry
+from lamella.arrays import copy_to, expand_dims, is_on_device, like, squeeze
 from lamella.layers.arguments import flag
 from lamella.layers.base import Pullback
 from lamella.layers.recurrent_cells import RecurrentCell, Walk, checked_states
@@ -215,13 +216,13 @@ class RNN(Wrapper):
             self.states = [state.copy() for state in states]
         else:
             for kept, state in zip(self.states, states, strict=True):
-                np.copyto(kept, state)
+                copy_to(kept, state)
 
     def _result(self, outputs: np.ndarray, states: list[np.ndarray], mask: Any) -> Any:
         y = states[-len(self._cells[-1].state_sizes)]
         if self.return_sequences:
             zeros = self._zeros(mask)
-            y = outputs if zeros is None else np.where(zeros, outputs, np.float32(0))
+            y = outputs if zeros is None else _cleared(outputs, zeros)
         return (y, *states) if self.return_state else y
 
     def _zeros(self, mask: Any) -> np.ndarray | None:
@@ -263,11 +264,11 @@ class RNN(Wrapper):
             dy, *d_states = dy if self.return_state else (dy, *[None] * len(states))
             d_outputs = dy if self.return_sequences else None
             if zeros is not None and d_outputs is not None:
-                d_outputs = np.where(zeros, d_outputs, np.float32(0))
+                d_outputs = _cleared(d_outputs, zeros)
             if not self.return_sequences and dy is not None:
                 last = len(states) - len(self._cells[-1].state_sizes)
                 known = d_states[last]
-                d_states[last] = dy if known is None else known + dy
+                d_states[last] = dy if known is None else ops.add(known, dy)
             d_given: list[Any] = []
             for pull, parts in zip(pulls[::-1], self._split(d_states)[::-1], strict=True):
                 d_outputs, *before = pull(d_outputs, *parts)
@@ -351,14 +352,14 @@ class RNN(Wrapper):
                 self.build(any_batch((*x.shape[:1], 1, *x.shape[1:])))
             self._cells[0].check_input_shape(x.shape)
             given = checked_states(self, state, self._sizes, len(x), "state")
-            outputs, states = x[:, np.newaxis], []
+            outputs, states = expand_dims(x, 1), []
             for each, parts in zip(self._cells, self._split(given), strict=True):
                 outputs, *after = each.run(outputs, parts, Walk())
                 states += after
         except NAMED_ERRORS as error:
             name_error(error, self)
             raise
-        return outputs[:, 0], states
+        return squeeze(outputs, 1), states
 
     # -- states -------------------------------------------------------------------------------
 
@@ -395,7 +396,7 @@ class RNN(Wrapper):
             self._saved_states = [state.copy() for state in self.states]
         else:
             for kept, state in zip(saved, self.states, strict=True):
-                np.copyto(kept, state)
+                copy_to(kept, state)
 
     def restore_state(self) -> None:
         """Undo what happened to the states since `save_state`: a model does where a call fails."""
@@ -430,3 +431,10 @@ class RNN(Wrapper):
             made = [layer_from_config(part, custom_objects) for part in parts]
             config = {**config, "cell": made if isinstance(cell, (list, tuple)) else made[0]}
         return super().from_config(config, custom_objects)
+
+
+def _cleared(array: Any, kept: np.ndarray) -> Any:
+    """Return `array` with zeros where `kept` (N, T, 1) is False."""
+    if is_on_device(array):
+        return ops.multiply(array, like(array, kept.astype(np.float32)))
+    return np.where(kept, array, np.float32(0))

@@ -13,6 +13,7 @@ import numpy as np
 
 from lamella import activations, initializers, ops, regularizers
 from lamella.arguments import number
+from lamella.arrays import expand_dims, like, squeeze
 from lamella.layers.arguments import flag, integer, reject
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
@@ -184,14 +185,15 @@ class RecurrentCell(Layer):
         """Return the dropout masks of a training pass, the same for all steps."""
         noise = {}
         if self.dropout:
-            noise["x_scale"] = self._kept((x.shape[0], x.shape[2]), self.dropout)
+            noise["x_scale"] = self._kept(x, (x.shape[0], x.shape[2]), self.dropout)
         if self.recurrent_dropout:
             shape = (x.shape[0], self.output_size)
-            noise["h_scale"] = self._kept(shape, self.recurrent_dropout)
+            noise["h_scale"] = self._kept(x, shape, self.recurrent_dropout)
         return noise
 
-    def _kept(self, shape: tuple[int, ...], rate: float) -> np.ndarray:
-        return ops.dropout(np.ones(shape, np.float32), rate=rate, seed=self._seeds.next())
+    def _kept(self, x: Any, shape: tuple[int, ...], rate: float) -> Any:
+        ones = like(x, np.ones(shape, np.float32))
+        return ops.dropout(ones, rate=rate, seed=self._seeds.next())
 
     def run(
         self, x: np.ndarray, states: Sequence[np.ndarray] | None, walk: Walk
@@ -268,19 +270,19 @@ class RecurrentCell(Layer):
         """
         step, *states = x
         results, pull = self.run_with_pullback(
-            step[:, np.newaxis], states, Walk(training=training), (self.needs_input_gradient, True)
+            expand_dims(step, 1), states, Walk(training=training), (self.needs_input_gradient, True)
         )
 
         def pullback(dy: Sequence[np.ndarray | None]) -> tuple[Any, ...]:
             total = _sum(dy[0], dy[1])
             dx, *rest = pull(None, total, *dy[2:])
-            return (None if dx is None else dx[:, 0], *rest)
+            return (None if dx is None else squeeze(dx, 1), *rest)
 
         return (results[1], *results[1:]), pullback
 
     def call(self, x: Any, training: bool = False) -> Any:
         step, *states = x
-        results = self.run(step[:, np.newaxis], states, Walk(training=training))
+        results = self.run(expand_dims(step, 1), states, Walk(training=training))
         return (results[1], *results[1:])
 
     def check_input_shape(self, input_shape: Shapes) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lamella import activations, initializers
 from lamella.arguments import number
+from lamella.arrays import like, to_numpy
 from lamella.layers.arguments import flag, integer
 from lamella.layers.recurrent_cells import RecurrentCell, Walk
 from lamella.layers.shapes import Shape
@@ -166,7 +167,8 @@ class LSTMCell(RecurrentCell):
         for name, rate, size in zip(("zoneout_h", "zoneout_c"), self.zoneout, sizes, strict=True):
             if rate and walk.training:
                 # What dropout would drop keeps its value of the step before.
-                options[name] = self._kept((*x.shape[:2], size), rate) == 0
+                kept = to_numpy(self._kept(x, (*x.shape[:2], size), rate))
+                options[name] = like(x, kept == 0)
             elif rate:
                 options[name] = rate
         return arrays, options

@@ -10,6 +10,7 @@ import numpy as np
 
 from lamella import ops
 from lamella.arguments import number
+from lamella.arrays import like
 from lamella.layers.arguments import channels_last
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
@@ -114,7 +115,7 @@ class Dropout(Layer):
             known if size is None else size
             for size, known in zip(self.noise_shape, x.shape, strict=True)
         ]
-        ones = np.ones(shape, np.float32)
+        ones = like(x, np.ones(shape, np.float32))
         return ops.dropout(ones, rate=self.rate, seed=self._seeds.next())
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lamella import ops
+from lamella.arrays import copy_to, is_on_device, like, to_numpy
+
 if TYPE_CHECKING:
     from lamella.layers.shapes import Shape
 
@@ -89,11 +92,18 @@ class Weight:
         gradient : np.ndarray, optional
             float32 of the same shape, for a weight that is trained.
         """
-        np.copyto(value, self.value)
+        copy_to(value, self.value)
         self.value = value
         self.gradient = gradient
         self.gradient_written = False
         self._bound = gradient is not None
+
+    def move(self, value: Any) -> None:
+        """Go on with `value`, the same elements on another device, and without a gradient."""
+        self.value = value
+        self.gradient = None
+        self.gradient_written = False
+        self._bound = False
 
     def gradient_out(self) -> np.ndarray | None:
         """Return the array a kernel may overwrite with the gradient.
@@ -130,7 +140,9 @@ class Weight:
             # Not copied: without an owner, sums make a new array and leave this one alone.
             self.gradient = gradient
         elif not self.gradient_written:
-            np.copyto(self.gradient, gradient)
+            copy_to(self.gradient, gradient)
+        elif is_on_device(self.gradient):
+            ops.accumulate_(self.gradient, like(self.gradient, gradient))
         elif self._bound:
             np.add(self.gradient, gradient, out=self.gradient)
         else:
@@ -153,11 +165,11 @@ class Weight:
         TypeError
             If it does not hold real numbers.
         """
-        np.copyto(self.value, self.convert(value))
+        copy_to(self.value, self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
         """Return ``value`` as float32 of this weight's shape, or raise as `assign` does."""
-        array = np.asarray(value)
+        array = np.asarray(to_numpy(value))
         if array.dtype.kind not in "fiub":
             raise TypeError(f"weight {self.path!r} expects real numbers, got dtype {array.dtype}")
         if array.shape != self.shape:
@@ -168,12 +180,13 @@ class Weight:
 
     def numpy(self) -> np.ndarray:
         """Return a copy of the value."""
-        return self.value.copy()
+        return np.array(to_numpy(self.value))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and dtype not in (None, self.dtype):
             raise ValueError(f"weight {self.path!r} is float32: {dtype} needs a copy")
-        array = self.value if dtype is None else self.value.astype(dtype, copy=False)
+        value = to_numpy(self.value)
+        array = value if dtype is None else value.astype(dtype, copy=False)
         return array.copy() if copy else array
 
     def __repr__(self) -> str:

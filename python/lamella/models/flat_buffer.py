@@ -9,10 +9,13 @@ statistics) lies in a third array, which makes undoing a failed step one copy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from lamella.arrays import copy_to
 from lamella.layers.base import Weight
+from lamella.ops._backend import device_module
 
 # 16 floats are 64 bytes: a cache line, and the widest vector register.
 _ALIGNMENT = 16
@@ -29,9 +32,9 @@ class FlatBuffer:
 
     Attributes
     ----------
-    values, gradients : np.ndarray, float32, shape (size,)
-        Parameters and their gradients, 64-byte aligned.
-    state : np.ndarray, float32, shape (state_size,)
+    values, gradients : array, float32, shape (size,)
+        Parameters and their gradients, 64-byte aligned, on the device of the weights.
+    state : array, float32, shape (state_size,)
         Weights that are not trained.
     """
 
@@ -41,10 +44,11 @@ class FlatBuffer:
         statistics = [weight for weight in self.weights if not weight.trainable]
         starts, size = _layout(self._parameters)
         state_starts, state_size = _layout(statistics)
-        self.values = _aligned_zeros(size)
-        self.gradients = _aligned_zeros(size)
-        self.state = _aligned_zeros(state_size)
-        self._saved_state = np.empty_like(self.state)
+        module = device_module(self.weights[0].value) if self.weights else None
+        self.values = _aligned_zeros(size, module)
+        self.gradients = _aligned_zeros(size, module)
+        self.state = _aligned_zeros(state_size, module)
+        self._saved_state = self.state.copy()
         self._spans = {
             id(weight): (start, start + weight.size)
             for weight, start in zip(self._parameters, starts, strict=True)
@@ -53,6 +57,7 @@ class FlatBuffer:
             weight.bind(_view(self.values, start, weight), _view(self.gradients, start, weight))
         for weight, start in zip(statistics, state_starts, strict=True):
             weight.bind(_view(self.state, start, weight))
+        self._views = [weight.value for weight in self.weights]
 
     def owns(self, weights: Sequence[Weight]) -> bool:
         """Return whether `weights` are the buffer's, and still live in it.
@@ -62,12 +67,10 @@ class FlatBuffer:
         """
         if len(weights) != len(self.weights):
             return False
-        values, state = self.values.base, self.state.base
-        for weight, known in zip(weights, self.weights, strict=True):
-            base = weight.value.base
-            if weight is not known or (base is not values and base is not state):
-                return False
-        return True
+        return all(
+            weight is known and weight.value is view
+            for weight, known, view in zip(weights, self.weights, self._views, strict=True)
+        )
 
     def segments(
         self, weights: Iterable[Weight], decayed: Iterable[bool]
@@ -81,12 +84,12 @@ class FlatBuffer:
     def save_state(self) -> None:
         """Remember the untrained state, for `restore_state`."""
         if self.state.size:
-            np.copyto(self._saved_state, self.state)
+            copy_to(self._saved_state, self.state)
 
     def restore_state(self) -> None:
         """Undo what happened to the untrained state since `save_state`."""
         if self.state.size:
-            np.copyto(self.state, self._saved_state)
+            copy_to(self.state, self._saved_state)
 
 
 def flat_size(weights: Iterable[Weight]) -> int:
@@ -102,11 +105,13 @@ def _layout(weights: Iterable[Weight]) -> tuple[list[int], int]:
     return starts, position
 
 
-def _aligned_zeros(size: int) -> np.ndarray:
+def _aligned_zeros(size: int, module: Any) -> Any:
+    if module is not None:
+        return module.zeros(size, "float32")
     raw = np.zeros(size + _ALIGNMENT, np.float32)
     offset = (-raw.ctypes.data // raw.itemsize) % _ALIGNMENT
     return raw[offset : offset + size]
 
 
-def _view(flat: np.ndarray, start: int, weight: Weight) -> np.ndarray:
+def _view(flat: Any, start: int, weight: Weight) -> Any:
     return flat[start : start + weight.size].reshape(weight.shape)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamella import registry
+from lamella.arrays import to_numpy
 from lamella.errors import ModelFileError
 from lamella.layers.base import Layer, Weight
 from lamella.layers.graph import InputLayer
@@ -84,7 +85,7 @@ class Saved:
         model: Any = self
         target = _checked_path(path, writing=True)
         _require_built(model, "save")
-        tensors = {name: weight.value for name, weight in named_weights(model).items()}
+        tensors = {name: to_numpy(weight.value) for name, weight in named_weights(model).items()}
         if include_optimizer and self.compiled:
             for name, value in self.optimizer.variables().items():
                 tensors[_OPTIMIZER + name] = value
@@ -98,7 +99,7 @@ class Saved:
         model: Any = self
         target = _checked_path(path, writing=True)
         _require_built(model, "save_weights")
-        tensors = {name: weight.value for name, weight in named_weights(model).items()}
+        tensors = {name: to_numpy(weight.value) for name, weight in named_weights(model).items()}
         write_model_file(target, tensors, _METADATA, overwrite)
 
     def load_weights(self, path: Path) -> None:

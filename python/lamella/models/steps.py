@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamella import losses, metrics, ops, optimizers
+from lamella.arrays import to_numpy
 from lamella.models import data as batching
 from lamella.models.data import Batch
 from lamella.models.executor import (
@@ -27,6 +28,7 @@ from lamella.models.executor import (
 from lamella.models.flat_buffer import FlatBuffer
 from lamella.models.masks import Mask
 from lamella.models.objectives import Objectives, decode, encode
+from lamella.models.placement import Placement
 
 if TYPE_CHECKING:
     from lamella.layers.base import Layer, Weight
@@ -77,7 +79,7 @@ class TrainingState:
                 assert weight.gradient is not None
                 weight.gradient.fill(0)
         for weight in self.penalties.weights:
-            weight.gradient += weight.regularizer.gradient(weight.value)
+            weight.add_gradient(weight.regularizer.gradient(to_numpy(weight.value)))
 
 
 class Penalties:
@@ -96,13 +98,13 @@ class Penalties:
         """Return the sum for the weights as they are and the outputs since the last reset."""
         total = 0.0
         for weight in self.weights:
-            total += weight.regularizer(weight.value)
+            total += weight.regularizer(to_numpy(weight.value))
         for layer in self.layers:
             total += sum(layer.activity_losses)
         return total
 
 
-class Steps:
+class Steps(Placement):
     """The part of `lamella.models.Model` that is compiled and works on single batches.
 
     The other part provides the graph: `graph`, `built`, `weights`, `_inference`, `_converted` and
@@ -199,6 +201,7 @@ class Steps:
 
     def _graph_changed(self) -> None:
         """Forget what was prepared for an earlier graph."""
+        self._placed = None
         self._objectives = None
         self._state = None
         self._penalties = None
@@ -209,6 +212,7 @@ class Steps:
         return self._objectives
 
     def _ready_state(self) -> TrainingState:
+        self._place()
         state = self._state
         if state is None:
             assert self.optimizer is not None
@@ -317,10 +321,11 @@ class Steps:
         buffer = state.buffer
         buffer.save_state()
         try:
-            outputs, tape, masks = state.plan.forward_with_masks(batch.inputs)
+            on_device, tape, masks = state.plan.forward_with_masks(self._on_device(batch.inputs))
+            outputs = self._on_host(on_device)
             total, values, gradients = self._losses_and_gradients(batch, outputs, masks, state)
             state.begin_gradients()
-            state.plan.backward(tape, gradients)
+            state.plan.backward(tape, self._like_outputs(gradients, on_device))
             state.finish_gradients()
             total += state.penalties.total()
             for position in state.logits:
@@ -367,7 +372,9 @@ class Steps:
         objectives = self._ready_objectives()
         if self._penalties is None:
             self._penalties = Penalties(self)
-        outputs, masks = self._inference.run_with_masks(batch.inputs)
+        self._place()
+        outputs, masks = self._inference.run_with_masks(self._on_device(batch.inputs))
+        outputs = self._on_host(outputs)
         total = self._penalties.total()
         values: list[float | None] = []
         for objective, target, output, weight, mask in zip(
@@ -458,7 +465,10 @@ class Steps:
 
     def _outputs_for(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Compute the outputs of a batch, in memory of their own."""
-        outputs = self._inference.run(inputs)
+        self._place()
+        outputs = self._inference.run(self._on_device(inputs))
+        if self._module is not None:
+            return self._on_host(outputs)
         for position, output in enumerate(outputs):
             # A model of layers like Flatten and Dropout hands its input through, or a view of it;
             # what a kernel made is no view of an array, which is cheap to see.

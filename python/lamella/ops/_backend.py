@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from lamella import _cpu
 
@@ -26,3 +29,10 @@ def device_module(array: Any) -> Any:
 def register(module: Any) -> None:
     """Let ops on `module`'s arrays run in `module`."""
     _device_modules[module.Array] = module
+
+
+def zeros(backend: Any, shape: Sequence[int]) -> Any:
+    """Return float32 zeros among the arrays of ``backend``."""
+    if backend is numpy_backend:
+        return np.zeros(shape, np.float32)
+    return backend.zeros(tuple(shape), "float32")

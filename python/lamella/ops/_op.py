@@ -7,6 +7,8 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
+from lamella.ops._backend import backend_of, zeros
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -60,7 +62,7 @@ def check_gradients(op_name: str, dy: Sequence[Any], results: int) -> None:
 def single_gradient(op_name: str, dy: Sequence[Any], y: Array) -> Array:
     """The gradient of an op's only result; None counts as zeros."""
     check_gradients(op_name, dy, 1)
-    return np.zeros_like(y) if dy[0] is None else dy[0]
+    return zeros(backend_of(y), y.shape) if dy[0] is None else dy[0]
 
 
 def needed(op_name: str, needs: Sequence[bool] | None, arrays: int) -> Sequence[bool]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 
@@ -35,7 +33,7 @@ def _batch_norm_vjp(
             check_gradients("batch_norm", dy, 1)
             d_y, d_mean, d_variance = dy[0], None, None
         if d_y is None:
-            d_y = np.zeros(y_shape, np.float32)
+            d_y = zeros(backend, y_shape)
         return backend.batch_norm_backward(
             d_y, d_mean, d_variance, x, gamma, beta, mean, variance, saved, epsilon, wanted,
             tuple(outputs("batch_norm", out, 5)),

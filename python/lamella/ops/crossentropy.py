@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 
@@ -20,6 +18,7 @@ def _vjp(
 ) -> tuple[Array, Pullback]:
     """Forward pass; the pullback keeps the arguments, of which the labels have no gradient."""
     wanted, _ = needed(name, needs, 2)
+    backend = backend_of(arguments[0])
     loss = forward(*arguments)
     rows = loss.shape
 
@@ -28,7 +27,7 @@ def _vjp(
         into, _ = outputs(name, out, 2)
         if not wanted:
             return None, None
-        gradient = np.zeros(rows, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, rows) if dy[0] is None else dy[0]
         return backward(gradient, *arguments, into), None
 
     return loss, pullback

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 
@@ -20,7 +18,7 @@ def _dropout_vjp(
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients("dropout", dy, 1)
-        gradient = np.zeros(shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, shape) if dy[0] is None else dy[0]
         (into,) = outputs("dropout", out, 1)
         if not wanted:
             return (None,)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 
@@ -19,7 +17,7 @@ def _add_vjp(a: Array, b: Array, *, needs: Sequence[bool] | None = None) -> tupl
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients("add", dy, 1)
-        gradient = np.zeros(y_shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, y_shape) if dy[0] is None else dy[0]
         into = outputs("add", out, 2)
         return backend.add_backward(gradient, a_shape, b_shape, wanted, into)
 
@@ -76,7 +74,7 @@ def _multiply_vjp(
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients("multiply", dy, 1)
-        gradient = np.zeros(y_shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, y_shape) if dy[0] is None else dy[0]
         into = outputs("multiply", out, 2)
         return backend.multiply_backward(gradient, a, b, wanted, into)
 
@@ -137,7 +135,7 @@ def _concatenate_vjp(
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients("concatenate", dy, 1)
-        gradient = np.zeros(y_shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, y_shape) if dy[0] is None else dy[0]
         into = outputs("concatenate", out, len(shapes))
         return backend.concatenate_backward(gradient, shapes, axis, wanted, into)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 Axis = int | Sequence[int]
 
 
 def _make_pullback(
+    backend: Any,
     name: str,
     y: Array,
     s: Array | None,
@@ -26,7 +25,7 @@ def _make_pullback(
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients(name, dy, results)
-        gradient = np.zeros(shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, shape) if dy[0] is None else dy[0]
         ds = dy[1] if results == 2 else None
         return backward(gradient, ds, needs, tuple(outputs(name, out, len(needs))))
 
@@ -53,7 +52,9 @@ def _layer_norm_vjp(
             dy, ds, normalized, gamma, beta, s is not None, saved, axis, needs, out
         )
 
-    return (y if s is None else (y, s)), _make_pullback("layer_norm", y, s, backward, wanted)
+    return (y if s is None else (y, s)), _make_pullback(
+        backend, "layer_norm", y, s, backward, wanted
+    )
 
 
 @op(_layer_norm_vjp)
@@ -152,7 +153,7 @@ def _rms_norm_vjp(
             dy, ds, normalized, gamma, s is not None, saved, axis, needs, out
         )
 
-    return (y if s is None else (y, s)), _make_pullback("rms_norm", y, s, backward, wanted)
+    return (y if s is None else (y, s)), _make_pullback(backend, "rms_norm", y, s, backward, wanted)
 
 
 @op(_rms_norm_vjp)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 Pair = int | tuple[int, int]
@@ -15,7 +13,11 @@ Padding = str | int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 
 
 def _pullback(
-    name: str, y_shape: tuple[int, ...], wanted: bool, backward: Callable[[Array, Any], Array]
+    backend: Any,
+    name: str,
+    y_shape: tuple[int, ...],
+    wanted: bool,
+    backward: Callable[[Array, Any], Array],
 ) -> Pullback:
     """A pullback of one array; `backward` takes dy and the array to write the gradient to."""
 
@@ -24,7 +26,7 @@ def _pullback(
         (into,) = outputs(name, out, 1)
         if not wanted:
             return (None,)
-        gradient = np.zeros(y_shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, y_shape) if dy[0] is None else dy[0]
         return (backward(gradient, into),)
 
     return pullback
@@ -45,14 +47,14 @@ def _max_pool2d_vjp(
     options = (pool_size, strides, padding, dilation, ceil_mode)
     if not wanted:
         y = backend.max_pool2d_forward(x, *options, False)
-        return y, _pullback("max_pool2d", y.shape, False, backend.max_pool2d_backward)
+        return y, _pullback(backend, "max_pool2d", y.shape, False, backend.max_pool2d_backward)
     y, winner = backend.max_pool2d_forward(x, *options, True)
     x_shape = x.shape
 
     def backward(dy: Array, into: Array | None) -> Array:
         return backend.max_pool2d_backward(dy, winner, x_shape, *options, into)
 
-    return y, _pullback("max_pool2d", y.shape, True, backward)
+    return y, _pullback(backend, "max_pool2d", y.shape, True, backward)
 
 
 @op(_max_pool2d_vjp)
@@ -152,7 +154,7 @@ def _avg_pool2d_vjp(
     def backward(dy: Array, into: Array | None) -> Array:
         return backend.avg_pool2d_backward(dy, x_shape, *options, into)
 
-    return y, _pullback("avg_pool2d", y.shape, wanted, backward)
+    return y, _pullback(backend, "avg_pool2d", y.shape, wanted, backward)
 
 
 @op(_avg_pool2d_vjp)
@@ -215,14 +217,16 @@ def _global_max_pool2d_vjp(
     backend = backend_of(x)
     if not wanted:
         y = backend.global_max_pool2d_forward(x, False)
-        return y, _pullback("global_max_pool2d", y.shape, False, backend.global_max_pool2d_backward)
+        return y, _pullback(
+            backend, "global_max_pool2d", y.shape, False, backend.global_max_pool2d_backward
+        )
     y, winner = backend.global_max_pool2d_forward(x, True)
     x_shape = x.shape
 
     def backward(dy: Array, into: Array | None) -> Array:
         return backend.global_max_pool2d_backward(dy, winner, x_shape, into)
 
-    return y, _pullback("global_max_pool2d", y.shape, True, backward)
+    return y, _pullback(backend, "global_max_pool2d", y.shape, True, backward)
 
 
 @op(_global_max_pool2d_vjp)
@@ -273,7 +277,7 @@ def _global_avg_pool2d_vjp(
     def backward(dy: Array, into: Array | None) -> Array:
         return backend.global_avg_pool2d_backward(dy, x_shape, into)
 
-    return y, _pullback("global_avg_pool2d", y.shape, wanted, backward)
+    return y, _pullback(backend, "global_avg_pool2d", y.shape, wanted, backward)
 
 
 @op(_global_avg_pool2d_vjp)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from lamella.ops._backend import backend_of
+from lamella.ops._backend import backend_of, zeros
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 
 
@@ -25,7 +23,7 @@ def _rotary_embedding_vjp(
 
     def pullback(*dy: Array | None, out: Sequence[Array | None] | None = None) -> Gradients:
         check_gradients("rotary_embedding", dy, 1)
-        gradient = np.zeros(shape, np.float32) if dy[0] is None else dy[0]
+        gradient = zeros(backend, shape) if dy[0] is None else dy[0]
         into = outputs("rotary_embedding", out, 3)[0]
         if not wanted:
             return None, None, None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lamella import arguments, ops, registry
+from lamella.arrays import like, to_numpy, zeros
 from lamella.schedules import LearningRateSchedule
 from lamella.schedules import deserialize as deserialize_schedule
 
@@ -261,7 +262,9 @@ class Optimizer:
                 )
             place = stop
         for name in self.slot_names:
-            slot = self._slots.setdefault(name, np.zeros(params.size, np.float32))
+            slot = self._slots.get(name)
+            slot = zeros(params, params.shape) if slot is None else like(params, slot)
+            self._slots[name] = slot
             if slot.size != params.size:
                 raise ValueError(
                     f"{owner}.apply: this optimizer holds the state of {slot.size} parameters, "
@@ -288,7 +291,8 @@ class Optimizer:
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return the state to save: ``iterations`` (int64, ()) and the slots so far, (size,)."""
-        return {"iterations": np.array(self._iterations, np.int64), **self._slots}
+        slots = {name: to_numpy(slot) for name, slot in self._slots.items()}
+        return {"iterations": np.array(self._iterations, np.int64), **slots}
 
     def load_variables(self, variables: dict[str, np.ndarray]) -> None:
         """Restore what :meth:`variables` returned; the arrays are copied.
