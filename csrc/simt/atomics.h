@@ -83,6 +83,8 @@ inline void __threadfence() {
 inline void __threadfence_block() {
   lamella::simt::perhaps_yield();
 }
-inline void __nanosleep(unsigned) {
-  lamella::simt::yield();
+// The one way to wait in a loop: other threads run meanwhile.
+inline void __nanosleep(unsigned,
+                        lamella::simt::Location where = lamella::simt::Location::current()) {
+  lamella::simt::sleep(where);
 }

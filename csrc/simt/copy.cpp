@@ -17,9 +17,10 @@ bool aligned(const void* pointer, int bytes) {
 void copy_issue(void* shared, const void* global, int bytes, bool valid, Location where) {
   Thread& self = *executor.current;
   if (!aligned(shared, bytes) || (valid && !aligned(global, bytes))) {
-    executor.fail(message("copy_async<", bytes, "> ", aligned(shared, bytes) ? "from" : "to",
-                          " an address that is not a multiple of ", bytes),
-                  where);
+    executor.blame(message("copy_async<", bytes, "> ", aligned(shared, bytes) ? "from" : "to",
+                           " an address that is not a multiple of ", bytes),
+                   where);
+    executor.leave(Outcome::failed);
   }
   Copy copy{shared, global, bytes, self.groups, !valid || (executor.random() & 1) != 0, {}};
   const auto size = static_cast<std::size_t>(bytes);

@@ -11,8 +11,10 @@
 // - Every rule about which threads must meet where is checked; breaking one is a KernelError that
 //   names the op, the block, the thread and the line.
 //
-// What it cannot find: races within code that waits in loops of its own, memory that only the
-// hardware's caches order wrongly, and bounds of global memory (AddressSanitizer does).
+// A loop that waits for another thread must call __nanosleep, or the other one never runs.
+//
+// What it cannot find: a missing fence, for here every write is seen at once, and accesses beyond
+// the bounds of global and static shared memory (AddressSanitizer does).
 #pragma once
 
 #include <cstddef>
@@ -96,8 +98,8 @@ int lane();
 
 // Lets other threads run, if chance wills it: where CUDA promises nothing about their order.
 void perhaps_yield();
-// Lets other threads run.
-void yield();
+// A thread waits in a loop of its own: others run. KernelError when nothing else happens for long.
+void sleep(Location where);
 
 // cp.async: see cuda/copy.cuh. Groups are the calling thread's own.
 void copy_issue(void* shared, const void* global, int bytes, bool valid, Location where);

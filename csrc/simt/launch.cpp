@@ -20,6 +20,7 @@ namespace {
 constexpr std::size_t guard_bytes = 256;
 constexpr std::uint16_t guard_word = 0xFFFD;  // a NaN to every reader, unlike unwritten memory
 constexpr std::size_t shared_alignment = 128;
+constexpr std::int64_t most_sleeps = 20'000'000;  // about a second
 
 std::uint64_t mixed(std::uint64_t v) {
   v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -62,7 +63,8 @@ int resident_blocks(int threads, std::size_t shared_bytes) {
 }
 
 void fail(const char* text, Location where) {
-  executor.fail(text, where);
+  executor.blame(text, where);
+  executor.leave(Outcome::failed);
 }
 
 void* dynamic_shared(Location where) {
@@ -75,12 +77,12 @@ int lane() {
   return executor.current->lane;
 }
 
-void yield() {
-  executor.yield();
+void perhaps_yield() {
+  executor.perhaps_yield();
 }
 
-void perhaps_yield() {
-  if (executor.random() < (1u << 28)) executor.yield();
+void sleep(Location where) {
+  executor.sleep(where);
 }
 
 // ---- the order of threads --------------------------------------------------------------------
@@ -118,15 +120,28 @@ void Executor::suspend() {
   if (thread == self) return;
   if (thread->stack == nullptr) {
     thread->stack = stacks_.acquire();
-    if (thread->stack == nullptr) fail("no memory for the stacks of its threads", self->where);
+    if (thread->stack == nullptr) simt::fail("no memory for its threads' stacks", self->where);
     prepare(thread->context, *thread->stack, fiber_main);
   }
   switch_context(self->context, thread->context);
 }
 
+void Executor::perhaps_yield() {
+  sleeps_ = 0;
+  if (random() < (1u << 28)) yield();
+}
+
+void Executor::sleep(Location where) {
+  current->where = where;
+  if (++sleeps_ > most_sleeps)
+    simt::fail("waits in a loop while no other thread does anything", where);
+  yield();
+}
+
 void Executor::yield() {
   if (ready_.empty()) return;
-  wake(current);
+  current->state = State::ready;
+  ready_.push_back(current);
   std::swap(ready_[below(ready_.size())], ready_.back());
   suspend();
 }
@@ -158,6 +173,7 @@ void Executor::end_thread(Thread& thread) {
   thread.state = State::ended;
   thread.copies.clear();
   --live_;
+  sleeps_ = 0;
   Warp& warp = *thread.warp;
   warp.ended |= 1u << thread.lane;
   if (warp.waiting != 0) release_after_end(warp);
@@ -170,10 +186,11 @@ void Executor::leave(Outcome outcome) {
   std::abort();
 }
 
-void Executor::fail(const std::string& what, Location where, bool divergent) {
-  error_ = message(op_, ": ", what, ", at ", text(where), " in ", name(*current));
+void Executor::blame(const std::string& what, Location where, bool divergent,
+                     const Thread* culprit) {
+  error_ = message(op_, ": ", what, ", at ", text(where), " in ",
+                   name(culprit == nullptr ? *current : *culprit));
   divergent_ = divergent;
-  leave(Outcome::failed);
 }
 
 // ---- grids -----------------------------------------------------------------------------------
@@ -296,6 +313,7 @@ void Executor::run(const char* op, const Shape& shape, void (*body)(const void*)
   block_warps_ = (block_threads_ + 31) / 32;
   resident_ = shape.cooperative ? static_cast<int>(blocks) : 1;
   live_ = 0;
+  sleeps_ = 0;
   at_grid_barrier_ = 0;
   grid_state_ = nullptr;
   divergent_ = false;

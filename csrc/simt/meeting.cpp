@@ -65,6 +65,28 @@ std::string number(unsigned v) {
   return std::to_string(v);
 }
 
+// Whom a waiting lane meets: its mask; ended lanes need not come, unless the work is of all 32.
+unsigned expected(const Warp& warp, int lane) {
+  const unsigned mask = warp.mask[lane];
+  return warp.kind[lane] == Exchange::collective ? mask : mask & ~warp.ended;
+}
+
+// Those of them who have not come, or who wait in something else.
+unsigned absent(const Warp& warp, int lane) {
+  const unsigned lanes = expected(warp, lane);
+  unsigned missing = lanes & ~warp.waiting;
+  if (missing != 0) return missing;
+  for (unsigned rest = lanes; rest != 0; rest &= rest - 1) {
+    const int l = std::countr_zero(rest);
+    const bool other_work =
+        warp.kind[lane] == Exchange::collective && warp.perform[l] != warp.perform[lane];
+    if (warp.kind[l] != warp.kind[lane] || warp.mask[l] != warp.mask[lane] || other_work) {
+      missing |= 1u << l;
+    }
+  }
+  return missing;
+}
+
 }  // namespace
 
 std::string text(uint3 v) {
@@ -106,9 +128,10 @@ int Executor::block_barrier(Vote vote, bool predicate, Location where) {
     block.where = where;
     block.count = 0;
   } else if (block.vote != vote || !same_place(block.where, where)) {
-    fail(message(barrier_name(vote), " while other threads of the block wait at ",
-                 barrier_name(block.vote), " at ", text(block.where)),
-         where, true);
+    blame(message(barrier_name(vote), " while other threads of the block wait at ",
+                  barrier_name(block.vote), " at ", text(block.where)),
+          where, true);
+    leave(Outcome::failed);
   }
   block.count += predicate ? 1 : 0;
   if (++block.waiting < block_threads_) {
@@ -131,18 +154,20 @@ int Executor::block_barrier(Vote vote, bool predicate, Location where) {
 void Executor::grid_barrier(unsigned* state, Location where) {
   Thread& self = *current;
   self.where = where;
-  if (!shape_.cooperative) fail("grid_barrier() in a launch that is not cooperative", where);
+  if (!shape_.cooperative) simt::fail("grid_barrier() in a launch that is not cooperative", where);
   if (at_grid_barrier_ == 0) {
     if (grid_state_ == nullptr) {
-      if ((*state & 0x7FFFFFFFu) != 0) fail("the memory of grid_barrier() is not zero", where);
+      if ((*state & 0x7FFFFFFFu) != 0)
+        simt::fail("the memory of grid_barrier() is not zero", where);
       grid_state_ = state;
     }
     grid_where_ = where;
   } else if (!same_place(grid_where_, where)) {
-    fail(message("grid_barrier() while other threads wait in it at ", text(grid_where_)), where,
-         true);
+    blame(message("grid_barrier() while other threads wait in it at ", text(grid_where_)), where,
+          true);
+    leave(Outcome::failed);
   }
-  if (state != grid_state_) fail("grid_barrier() with memory other than before", where);
+  if (state != grid_state_) simt::fail("grid_barrier() with memory other than before", where);
   const std::size_t all = static_cast<std::size_t>(resident_) * block_threads_;
   if (static_cast<std::size_t>(++at_grid_barrier_) < all) {
     self.state = State::at_grid_barrier;
@@ -168,14 +193,14 @@ void Executor::arrive(Thread& self, Exchange kind, unsigned mask, Location where
   warp.kind[lane] = kind;
   warp.mask[lane] = mask;
   if ((mask >> lane & 1) == 0) {
-    fail(message(exchange_name(warp, lane), " by lane ", lane, ", which is not in its mask ",
-                 hexadecimal(mask)),
-         where);
+    blame(message(exchange_name(warp, lane), " by lane ", lane, ", which is not in its mask ",
+                  hexadecimal(mask)),
+          where);
+    leave(Outcome::failed);
   }
   warp.waiting |= 1u << lane;
-  const unsigned present = kind == Exchange::collective ? mask : mask & ~warp.ended;
-  if ((present & ~warp.waiting) == 0) {
-    complete(warp, present);
+  if (absent(warp, lane) == 0) {
+    complete(warp, expected(warp, lane));
   } else {
     self.state = State::at_exchange;
     suspend();
@@ -202,16 +227,6 @@ void Executor::collective(const char* name, Collective perform, void* argument, 
 void Executor::complete(Warp& warp, unsigned lanes) {
   const int first = std::countr_zero(lanes);
   const Exchange kind = warp.kind[first];
-  for (unsigned rest = lanes; rest != 0; rest &= rest - 1) {
-    const int l = std::countr_zero(rest);
-    const bool other_work = kind == Exchange::collective && warp.perform[l] != warp.perform[first];
-    if (warp.kind[l] == kind && warp.mask[l] == warp.mask[first] && !other_work) continue;
-    fail(message("lanes of one warp meet in different primitives: lane ", first, " in ",
-                 exchange_name(warp, first), " with mask ", hexadecimal(warp.mask[first]), " at ",
-                 text(warp.threads[first].where), ", lane ", l, " in ", exchange_name(warp, l),
-                 " with mask ", hexadecimal(warp.mask[l])),
-         warp.threads[l].where, true);
-  }
   unsigned votes = 0;
   switch (kind) {
     case Exchange::shuffle:
@@ -256,7 +271,9 @@ void Executor::complete(Warp& warp, unsigned lanes) {
         arguments[l] = reinterpret_cast<void*>(static_cast<std::uintptr_t>(warp.value[l]));
       }
       if (const char* wrong = warp.perform[first](arguments)) {
-        fail(message(warp.name[first], ": ", wrong), warp.threads[first].where);
+        blame(message(warp.name[first], ": ", wrong), warp.threads[first].where, false,
+              &warp.threads[first]);
+        leave(Outcome::failed);
       }
       break;
     }
@@ -278,11 +295,12 @@ void Executor::complete_shuffle(Warp& warp, unsigned lanes) {
     const int l = std::countr_zero(rest);
     const int source = warp.source[l] < 0 ? l : warp.source[l];
     if ((lanes >> source & 1) == 0) {
-      fail(message(exchange_name(warp, l), ": lane ", l, " reads lane ", source, ", which ",
-                   (warp.mask[l] >> source & 1) == 0 ? "is not in its mask "
-                                                     : "is absent, though in its mask ",
-                   hexadecimal(warp.mask[l])),
-           warp.threads[l].where);
+      blame(message(exchange_name(warp, l), ": lane ", l, " reads lane ", source, ", which ",
+                    (warp.mask[l] >> source & 1) == 0 ? "is not in its mask "
+                                                      : "is absent, though in its mask ",
+                    hexadecimal(warp.mask[l])),
+            warp.threads[l].where, false, &warp.threads[l]);
+      leave(Outcome::failed);
     }
     result[l] = warp.value[source];
   }
@@ -296,10 +314,8 @@ void Executor::complete_shuffle(Warp& warp, unsigned lanes) {
 void Executor::release_after_end(Warp& warp) {
   for (unsigned rest = warp.waiting; rest != 0; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
-    if (warp.kind[l] == Exchange::collective) continue;
-    const unsigned present = warp.mask[l] & ~warp.ended;
-    if ((present & ~warp.waiting) != 0) continue;
-    complete(warp, present);
+    if (absent(warp, l) != 0) continue;
+    complete(warp, expected(warp, l));
     rest &= warp.waiting | (1u << l);
   }
 }
@@ -333,8 +349,7 @@ void Executor::explain_stuck() {
     const Thread& thread = threads_[t];
     if (thread.state != State::at_exchange) continue;
     const Warp& warp = *thread.warp;
-    unsigned missing = warp.mask[thread.lane] & ~warp.waiting;
-    if (warp.kind[thread.lane] != Exchange::collective) missing &= ~warp.ended;
+    const unsigned missing = absent(warp, thread.lane);
     if (missing == 0) continue;
     const int lane = std::countr_zero(missing);
     const std::size_t place = static_cast<std::size_t>(warp.threads - thread.block->threads) + lane;

@@ -11,13 +11,18 @@
 #include <unordered_map>
 
 #include "cuda/runtime.h"
+#include "simt/fiber.h"
 
 namespace lamella {
 namespace {
 
 constexpr std::size_t alignment = 512;  // of cudaMalloc
+#if defined(LAMELLA_SIMT_ASAN)
+constexpr std::size_t guard = 0;  // where ASan has its own, to the byte
+#else
 constexpr std::size_t guard = 64;
-constexpr unsigned char guard_byte = 0xA5;
+#endif
+constexpr std::uint16_t guard_word = 0xFFFD;  // a NaN to every reader
 
 struct Pool {
   std::mutex mutex;
@@ -43,7 +48,9 @@ void* pool_allocate(const char* op, std::size_t bytes) {
   void* block = nullptr;
   if (posix_memalign(&block, alignment, bytes + guard) != 0) throw MemoryError(op, bytes);
   std::memset(block, 0xFF, bytes);
-  std::memset(static_cast<unsigned char*>(block) + bytes, guard_byte, guard);
+  for (std::size_t i = 0; i < guard; i += sizeof guard_word) {
+    std::memcpy(static_cast<unsigned char*>(block) + bytes + i, &guard_word, sizeof guard_word);
+  }
   p.sizes.emplace(block, bytes);
   p.statistics.bytes_in_use += static_cast<std::int64_t>(bytes);
   p.statistics.peak_bytes_in_use =
@@ -57,7 +64,8 @@ void pool_release(void* block) noexcept {
   const std::lock_guard lock(p.mutex);
   const auto found = p.sizes.find(block);
   const auto* const end = static_cast<const unsigned char*>(block) + found->second;
-  if (!std::all_of(end, end + guard, [](unsigned char byte) { return byte == guard_byte; })) {
+  for (std::size_t i = 0; i < guard; i += sizeof guard_word) {
+    if (std::memcmp(end + i, &guard_word, sizeof guard_word) == 0) continue;
     std::fprintf(stderr, "lamella._simt: a kernel wrote beyond a block of %zu bytes\n",
                  found->second);
     std::abort();

@@ -88,13 +88,18 @@ class Executor {
     random_ ^= random_ >> 27;
     return static_cast<unsigned>(random_ * 0x2545F4914F6CDD1Dull >> 32);
   }
-  void yield();
+  void perhaps_yield();
+  void sleep(Location where);
   int block_barrier(Vote vote, bool predicate, Location where);
   void grid_barrier(unsigned* state, Location where);
   std::uint64_t exchange(Exchange kind, unsigned mask, std::uint64_t value, int source,
                          Location where);
   void collective(const char* name, Collective perform, void* argument, Location where);
-  [[noreturn]] void fail(const std::string& text, Location where, bool divergent = false);
+  // What is wrong, for the exception; `culprit`: null for the thread that calls. Then leave(), in a
+  // statement of its own: what is alive on the fiber's stack then is never destroyed.
+  void blame(const std::string& text, Location where, bool divergent = false,
+             const Thread* culprit = nullptr);
+  [[noreturn]] void leave(Outcome outcome);
 
  private:
   // launch.cpp
@@ -111,6 +116,7 @@ class Executor {
   }
   void new_interval() { deep_ = (random() & 1) != 0; }
   void wake(Thread* thread) {
+    sleeps_ = 0;
     thread->state = State::ready;
     ready_.push_back(thread);
   }
@@ -118,7 +124,7 @@ class Executor {
   Thread* next();
   void resume(Thread* thread);
   void suspend();
-  [[noreturn]] void leave(Outcome outcome);
+  void yield();
   void end_thread(Thread& thread);
 
   // meeting.cpp
@@ -140,6 +146,7 @@ class Executor {
   std::vector<Warp> warps_;
   std::vector<Block> blocks_;
   std::int64_t live_ = 0;
+  std::int64_t sleeps_ = 0;  // since something happened
   std::int64_t at_grid_barrier_ = 0;
   unsigned* grid_state_ = nullptr;
   Location grid_where_;
