@@ -90,7 +90,7 @@ namespace detail {
 struct Work {
   Problem problem;
   int tiles_m, tiles_n;
-  std::int64_t steps;        // of one product
+  int steps;                 // of one product
   std::int64_t split_steps;  // of one block
   int splits;
   std::int64_t first_result;
@@ -118,13 +118,26 @@ __device__ inline bool finish_values(const Finish& finish, std::int64_t result, 
 
 // Blocks that run at the same time lie in a rectangle of C of up to 8 tiles' height, so that they
 // share what they read of A and B in the L2 cache.
-__device__ inline TilePlace tile_place(int tiles_m, int tiles_n) {
+__device__ inline TilePlace tile_place(int block, int tiles_m, int tiles_n) {
   constexpr int group = 8;
-  const int block = static_cast<int>(blockIdx.x);
   const int first = block / (group * tiles_n) * group;
   const int height = smaller(group, tiles_m - first);
   const int inside = block % (group * tiles_n);
   return {first + inside % height, inside / height};
+}
+
+// blockIdx, which the compiler does not know to be the same as before: what is computed from it
+// again need not be kept in registers meanwhile.
+__device__ inline dim3 block_again() {
+#if defined(__CUDA_ARCH__)
+  dim3 block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block.x));
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(block.y));
+  asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(block.z));
+  return block;
+#else
+  return {blockIdx.x, blockIdx.y, blockIdx.z};
+#endif
 }
 
 // Grid: (tiles, splits, results from first_result on).
@@ -137,15 +150,17 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   constexpr int width = Tile::Accumulators::width;
   Element* const a_tiles = dynamic_shared<Element>();
   Element* const b_tiles = a_tiles + Tile::stages * Tile::A::size;
-  const TilePlace place = tile_place(work.tiles_m, work.tiles_n);
+  const TilePlace begin_place =
+      tile_place(static_cast<int>(blockIdx.x), work.tiles_m, work.tiles_n);
   const Problem& problem = work.problem;
-  const std::int64_t result = work.first_result + blockIdx.z;
 
-  // What is left to load: steps, and where the next one lies.
-  std::int64_t product = result * problem.terms;
-  std::int64_t k = 0;
-  int unloaded;
+  // The next step to load: its product, and its number there. `left`: steps to compute.
+  std::int64_t product;
+  int step;
+  int left;
   {
+    const std::int64_t result = work.first_result + blockIdx.z;
+    product = result * problem.terms;
     std::int64_t terms = problem.terms;
     if (problem.first != nullptr) {
       product = problem.first[result];
@@ -153,54 +168,54 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     }
     const std::int64_t all = terms * work.steps;
     const std::int64_t begin = smaller<std::int64_t>(blockIdx.y * work.split_steps, all);
-    unloaded = static_cast<int>(smaller(work.split_steps, all - begin));
-    k = begin * Tile::depth;
+    left = static_cast<int>(smaller(work.split_steps, all - begin));
+    step = static_cast<int>(begin);
     if (terms > 1 && begin > 0) {
       product += begin / work.steps;
-      k = begin % work.steps * Tile::depth;
+      step = static_cast<int>(begin % work.steps);
     }
   }
   typename OperandA::template Loader<typename Tile::A, Tile::threads> load_a(
-      a, std::int64_t{place.row} * Tile::m);
+      a, std::int64_t{begin_place.row} * Tile::m);
   typename OperandB::template Loader<typename Tile::B, Tile::threads> load_b(
-      b, std::int64_t{place.column} * Tile::n);
+      b, std::int64_t{begin_place.column} * Tile::n);
   // Every step has its group of copies, also where nothing is left to load.
-  const auto load_next = [&](int slot) {
-    if (unloaded > 0) {
+  const auto load_next = [&](int slot, bool any) {
+    if (any) {
+      const std::int64_t k = std::int64_t{step} * Tile::depth;
       load_a.load(a_tiles + slot * Tile::A::size, product, k);
       load_b.load(b_tiles + slot * Tile::B::size, product, k);
-      --unloaded;
-      k += Tile::depth;
-      if (k >= problem.k) {
-        k = 0;
+      if (++step == work.steps) {
+        step = 0;
         ++product;
       }
     }
     copy_commit();
   };
 
+  constexpr int ahead = Tile::stages - 1;
   typename Tile::Accumulators sums;
+#pragma unroll 1
+  for (int i = 0; i < ahead; ++i) load_next(i, i < left);
   int slot = 0;
-  int step = unloaded;
 #pragma unroll 1
-  for (int i = 0; i < Tile::stages - 1; ++i) load_next(i);
-  int free_slot = Tile::stages - 1;
-#pragma unroll 1
-  for (; step > 0; --step) {
-    copy_wait<Tile::stages - 2>();
-    __syncthreads();  // all copies have landed; the free slot has been read by all
-    load_next(free_slot);
+  for (; left > 0; --left) {
+    copy_wait<ahead - 1>();
+    __syncthreads();  // all copies have landed; the slot before this one has been read by all
+    load_next(slot == 0 ? ahead : slot - 1, left > ahead);
     sums.multiply(a_tiles + slot * Tile::A::size, b_tiles + slot * Tile::B::size);
-    free_slot = slot;
-    slot = slot + 1 == Tile::stages ? 0 : slot + 1;
+    slot = slot == ahead ? 0 : slot + 1;
   }
   copy_wait<0>();
 
+  const dim3 block = block_again();
+  const std::int64_t result = work.first_result + block.z;
+  const TilePlace place = tile_place(static_cast<int>(block.x), work.tiles_m, work.tiles_n);
   const std::int64_t first_row = std::int64_t{place.row} * Tile::m;
   const std::int64_t first_column = std::int64_t{place.column} * Tile::n;
   if (work.splits > 1) {
     float* const partials =
-        work.partials + (blockIdx.y * problem.results + result) * problem.m * work.partial_row;
+        work.partials + (block.y * problem.results + result) * problem.m * work.partial_row;
     sums.template visit<true>([&](int r, int c, float (&values)[width]) {
       const std::int64_t row = first_row + r;
       const std::int64_t column = first_column + c;
@@ -271,7 +286,7 @@ void launch_product(const char* op, Work work, const OperandA& a, const OperandB
   const Problem& problem = work.problem;
   work.tiles_m = static_cast<int>(ceil_div<std::int64_t>(problem.m, Tile::m));
   work.tiles_n = static_cast<int>(ceil_div<std::int64_t>(problem.n, Tile::n));
-  work.steps = ceil_div<std::int64_t>(problem.k, Tile::depth);
+  work.steps = static_cast<int>(ceil_div<std::int64_t>(problem.k, Tile::depth));
   work.partial_row = ceil_div<std::int64_t>(problem.n, 4) * 4;
   const Scratch<float> partials(
       op, work.splits > 1 ? work.splits * problem.results * problem.m * work.partial_row : 0);

@@ -65,15 +65,19 @@ struct FmaTile {
 #pragma unroll
       for (int k = 0; k < depth; ++k) {
         float rows[thread_m];
-        float columns[thread_n];
 #pragma unroll
         for (int i = 0; i < thread_m; i += 4) read(a + A::at(row_ + i * 4, k), rows + i);
 #pragma unroll
-        for (int j = 0; j < thread_n; j += 4) read(b + B::at(column_ + j * 8, k), columns + j);
+        for (int j = 0; j < thread_n; j += 4) {
+          float columns[4];
+          read(b + B::at(column_ + j * 8, k), columns);
 #pragma unroll
-        for (int i = 0; i < thread_m; ++i) {
+          for (int i = 0; i < thread_m; ++i) {
 #pragma unroll
-          for (int j = 0; j < thread_n; ++j) sums_[i][j] = fmaf(rows[i], columns[j], sums_[i][j]);
+            for (int c = 0; c < 4; ++c) {
+              sums_[i][j + c] = fmaf(rows[i], columns[c], sums_[i][j + c]);
+            }
+          }
         }
       }
     }
