@@ -16,20 +16,17 @@ void correlate(const conv2d::Problem& p, const float* x, const float* kernel,
   if (p.batch == 0) return;
   if (p.depthwise()) return depthwise_correlate(p, x, kernel, y);
   const std::int64_t group_filters = p.filters / p.groups;
-  const std::int64_t group_channels = p.channels / p.groups;
-  const std::int64_t depth = p.taps() * group_channels;
+  const std::int64_t depth = p.taps() * (p.channels / p.groups);
   const std::int64_t pixels = p.batch * p.height.output * p.width.output;
   const bool vectors =
       group_filters % 4 == 0 && aligned_for_vectors(y.data, y.pre_activation, kernel);
   const gemm::Strided<float, true> weights{
       kernel, {nullptr, group_filters}, group_filters, depth, p.filters, vectors};
   const gemm::Problem product{pixels, group_filters, depth, p.groups};
-  if (is_product(p)) {
-    const gemm::Strided<float, false> image{
-        x, {nullptr, group_channels}, pixels, depth, p.channels, false};
-    const gemm::Activate finish{y.data,      y.pre_activation, {nullptr, group_filters},
-                                p.filters,   vectors,          y.bias,
-                                y.activation};
+  if (is_product(p) && p.groups == 1) {
+    const gemm::Strided<float, false> image{x, {}, pixels, depth, depth, false};
+    const gemm::Activate finish{y.data,  y.pre_activation, {},          p.filters,
+                                vectors, y.bias,           y.activation};
     return gemm::product(gemm::FmaTiles{}, "conv2d", product, image, weights, finish);
   }
   const DirectForward direct{DirectProblem(p), x, kernel};
