@@ -56,25 +56,24 @@ inline bool fits_gather(const conv2d::Problem& p) {
            a.kernel < most && a.stride < most && a.output * a.stride < most;
   };
   if (!fits(p.height) || !fits(p.width)) return false;
-  const auto fits_tile = [](std::int64_t read_h, std::int64_t read_w, std::int64_t channels,
-                            std::int64_t results) {
-    constexpr std::int64_t tile_rows = 256;
-    // A tile's first row may lie anywhere in its first image; padding adds to what is read.
-    const double images = static_cast<double>(tile_rows) / static_cast<double>(results) + 2;
-    return images * static_cast<double>(read_h) * static_cast<double>(read_w) *
-               static_cast<double>(channels) <
-           static_cast<double>(4 * most);
+  // What the rows of a tile read lies within as many images as they are part of, the rows of one
+  // image, and the taps'.
+  const auto fits_tile = [](const GatherAxes& axes, const conv2d::Problem& q,
+                            std::int64_t channels) {
+    constexpr double tile_rows = 256;
+    const auto exact = [](std::int64_t value) { return static_cast<double>(value); };
+    const double line = exact(axes.w.size) * exact(channels);
+    const double images = tile_rows / (exact(axes.h.results) * exact(axes.w.results));
+    const double rows = (tile_rows / exact(axes.w.results) + 2) * exact(axes.h.step);
+    const double taps = exact(q.height.extent()) + exact(q.height.pad_before) + 1;
+    const double columns = exact(q.width.extent()) + exact(q.width.pad_before);
+    return images * exact(axes.h.size) * line + (rows + taps) * line + columns * exact(channels) <
+               2147483647.0 &&
+           PackedPlaces(axes).fit;
   };
-  const auto padded = [](const WindowAxis& a) { return a.input + 2 * (a.pad_before + a.extent()); };
-  const auto reached = [](const WindowAxis& a) {
-    return a.output + 2 * (a.extent() + a.pad_before);
-  };
-  const std::int64_t y_results = p.height.output * p.width.output;
-  const std::int64_t phase_results =
-      ceil_div(p.height.input, p.height.stride) * ceil_div(p.width.input, p.width.stride);
-  return fits_tile(padded(p.height), padded(p.width), p.channels, y_results) &&
-         fits_tile(reached(p.height), reached(p.width), p.filters, phase_results) &&
-         y_results < most && PackedPlaces(forward_axes(p)).fit &&
+  const GatherAxes phase = {phase_axis(p.height, 0), phase_axis(p.width, 0)};
+  return fits_tile(forward_axes(p), p, p.channels) && fits_tile(phase, p, p.filters) &&
+         p.height.output * p.width.output < most && p.height.input * p.width.input < 4 * most &&
          p.taps() * std::max(p.channels, p.filters) < 2 * most;
 }
 

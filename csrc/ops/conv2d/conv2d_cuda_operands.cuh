@@ -84,43 +84,53 @@ struct Gather {
 
   std::int64_t depth() const { return std::int64_t{axes.h.slots} * axes.w.slots * group_channels; }
 
+  // Of a row: its image, and what is added on either axis to where result 0 reads.
+  struct Place {
+    std::int64_t n;
+    int h, w;
+  };
+  __device__ Place place(std::int64_t row) const {
+    const std::int64_t n = image_rows.divide(row);
+    const int inner = static_cast<int>(row - n * image_rows.value());
+    const int y = row_rows.divide_small(inner);
+    return {n, y * axes.h.step, (inner - y * axes.w.results) * axes.w.step};
+  }
+
   // A thread copies elements of one k and of every (threads / depth)-th row: neighbouring lanes
-  // neighbouring channels. What is the same for all steps of a slot is computed once for it.
+  // neighbouring channels. What is the same for all steps of a slot is computed once for it. A
+  // block has one product only, one group's.
   template <class Layout, int threads>
   class Loader {
    public:
     __device__ Loader(const Gather& operand, std::int64_t row) : operand_(operand) {
-      const std::int64_t first_image = operand.image_rows.divide(row);
-      const std::int64_t image_size =
-          std::int64_t{operand.axes.h.size} * operand.axes.w.size * operand.channels;
-      base_ = operand.image + first_image * image_size;
-#pragma unroll
+      const Place tile = operand.place(row);
+      const GatherAxes& axes = operand.axes;
+      const std::int64_t image_size = std::int64_t{axes.h.size} * axes.w.size * operand.channels;
+      const std::int64_t line = std::int64_t{axes.w.size} * operand.channels;
+      base_ = operand.image + tile.n * image_size + tile.h * line +
+              std::int64_t{tile.w} * operand.channels;
+#pragma unroll 1
       for (int i = 0; i < count; ++i) {
+        Row& own = row_table(i);
+        own = {operand.places.outside, 0};
         const std::int64_t r = row + first() + i * row_step;
-        place_[i] = operand.places.outside;
-        offset_[i] = 0;
         if (r >= operand.rows) continue;
-        const std::int64_t n = operand.image_rows.divide(r);
-        const int inner = static_cast<int>(r - n * operand.image_rows.value());
-        const int y = operand.row_rows.divide_small(inner);
-        const int h = y * operand.axes.h.step;
-        const int w = (inner - y * operand.axes.w.results) * operand.axes.w.step;
-        place_[i] = operand.places.pack(h, w);
-        offset_[i] = static_cast<int>((n - first_image) * image_size) +
-                     (h * operand.axes.w.size + w) * operand.channels;
+        const Place at = operand.place(r);
+        own.place = operand.places.pack(at.h, at.w);
+        own.offset = static_cast<int>((at.n - tile.n) * image_size + (at.h - tile.h) * line +
+                                      std::int64_t{at.w - tile.w} * operand.channels);
       }
     }
 
     __device__ void load(T* tile, std::int64_t product, std::int64_t k) {
       const int at = static_cast<int>(k) + lane();
       const int slot = operand_.group.divide_small(at);
-      const int group = static_cast<int>(product);
-      if (slot != slot_ || group != group_) enter(slot, group);
+      if (slot != slot_) enter(slot, static_cast<int>(product));
       const int from = slot_offset_ + at;
-#pragma unroll
+#pragma unroll 4
       for (int i = 0; i < count; ++i) {
         copy_async<sizeof(T)>(tile + Layout::at(first() + i * row_step, lane()),
-                              base_ + (from + offset_[i]), (valid_ >> i & 1) != 0);
+                              base_ + (from + row_table(i).offset), (valid_ >> i & 1) != 0);
       }
     }
 
@@ -133,9 +143,18 @@ struct Gather {
     __device__ static int lane() { return static_cast<int>(threadIdx.x) % depth; }
     __device__ static int first() { return static_cast<int>(threadIdx.x) / depth; }
 
+    // The thread's i-th row. In shared memory, as the sums want the registers.
+    struct Row {
+      unsigned place;
+      int offset;  // of the place, from the tile's first one
+    };
+    __device__ static Row& row_table(int i) {
+      __shared__ Row table[count * threads];
+      return table[i * threads + static_cast<int>(threadIdx.x)];
+    }
+
     __device__ void enter(int slot, int group) {
       slot_ = slot;
-      group_ = group;
       valid_ = 0;
       const GatherAxes& axes = operand_.axes;
       const int row = operand_.row_slots.divide_small(slot);
@@ -146,8 +165,9 @@ struct Gather {
           (h * axes.w.size + w) * operand_.channels + (group - slot) * operand_.group_channels;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        const auto at_h = static_cast<unsigned>(operand_.places.h(place_[i]) + h);
-        const auto at_w = static_cast<unsigned>(operand_.places.w(place_[i]) + w);
+        const unsigned place = row_table(i).place;
+        const auto at_h = static_cast<unsigned>(operand_.places.h(place) + h);
+        const auto at_w = static_cast<unsigned>(operand_.places.w(place) + w);
         const bool inside =
             at_h < static_cast<unsigned>(axes.h.size) && at_w < static_cast<unsigned>(axes.w.size);
         valid_ |= static_cast<unsigned>(inside) << i;
@@ -155,11 +175,8 @@ struct Gather {
     }
 
     const Gather& operand_;
-    const T* base_;  // the image of the tile's first row
-    unsigned place_[count];
-    int offset_[count];  // of the place, from the base
+    const T* base_;  // the place of the tile's first row
     int slot_ = -1;
-    int group_ = -1;
     int slot_offset_ = 0;  // from the place to channel 0 of slot 0, as if slots were neighbours
     unsigned valid_ = 0;
   };
@@ -199,13 +216,13 @@ struct TurnedKernel {
       const int column = slot - row * axes.w.slots;
       const int tap = (axes.h.tap + row * axes.h.tap_step) * operand_.row_taps + axes.w.tap +
                       column * axes.w.tap_step;
-      const T* const from = from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
+      const T* from = from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
                             product * operand_.group_filters + (at - slot * operand_.group_filters);
       const int rows = row < axes.h.slots ? rows_left_ : 0;
 #pragma unroll
       for (int i = 0; i < Layout::rows; i += row_step) {
-        copy_async<sizeof(T)>(tile + Layout::at(first() + i, lane()),
-                              from + std::int64_t{i} * operand_.filters, first() + i < rows);
+        copy_async<sizeof(T)>(tile + Layout::at(first() + i, lane()), from, first() + i < rows);
+        from += std::int64_t{row_step} * operand_.filters;
       }
     }
 
