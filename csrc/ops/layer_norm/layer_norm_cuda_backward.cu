@@ -77,12 +77,13 @@ __device__ void put_gradient(const Backward& p, const RowPart<Team>& part, std::
 // The sums of the block's teams, added in order. own: of this thread's columns of its team.
 template <class Team>
 __device__ void put_block_sums(const RowPart<Team>& part, std::int64_t size,
-                               const float (&own)[Team::held], float* shared, float* out) {
-  const int team = static_cast<int>(threadIdx.x) / Team::threads;
-  __syncthreads();
+                               const float (&own)[Team::held], float* out) {
   if constexpr (Team::rows == 1) {
     part.store(out, own);
   } else {
+    float* const shared = dynamic_shared<float>();
+    const int team = static_cast<int>(threadIdx.x) / Team::threads;
+    __syncthreads();
     part.each([&](int k, int c) { shared[team * Team::capacity + c] = own[k]; });
     __syncthreads();
     for (int c = static_cast<int>(threadIdx.x); c < size; c += Team::block) {
@@ -97,7 +98,6 @@ __device__ void put_block_sums(const RowPart<Team>& part, std::int64_t size,
 template <class Team, bool centered>
 __global__ void __launch_bounds__(Team::block) backward_rows(const Walk walk) {
   __shared__ float slots[2][2 * Team::slots];
-  float* const shared = dynamic_shared<float>();
   const Backward& p = walk.p;
   const std::int64_t size = p.shape.size;
   const int rank = static_cast<int>(threadIdx.x) % Team::threads;
@@ -157,10 +157,10 @@ __global__ void __launch_bounds__(Team::block) backward_rows(const Walk walk) {
     }
   }
   if (walk.dgamma != nullptr) {
-    put_block_sums(columns, size, dgamma, shared, walk.dgamma + blockIdx.x * size);
+    put_block_sums(columns, size, dgamma, walk.dgamma + blockIdx.x * size);
   }
   if (walk.dbeta != nullptr) {
-    put_block_sums(columns, size, dbeta, shared, walk.dbeta + blockIdx.x * size);
+    put_block_sums(columns, size, dbeta, walk.dbeta + blockIdx.x * size);
   }
 }
 
