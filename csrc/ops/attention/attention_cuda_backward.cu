@@ -1,85 +1,14 @@
-// Attention backward on the device: the terms of rows, sums of splits, and the launches.
+// Attention backward on the device: the launches.
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "core/memory_pool.h"
 #include "ops/attention/attention_cuda_bias.cuh"
-#include "ops/attention/attention_cuda_launch.h"
+#include "ops/attention/attention_cuda_launch.cuh"
 
 namespace lamella::attention {
 namespace {
 
 using namespace tiles;
-
-constexpr int row_term_warps = 4;
-
-// Where b is 0 it counts for nothing.
-__device__ float dot_unless_zero(const float* a, const float* b, int64_t size) {
-  float sum = 0.0f;
-  for (int64_t i = lane(); i < size; i += 32) {
-    const float weight = b[i];
-    if (weight != 0.0f) sum = fmaf(a[i], weight, sum);
-  }
-  return sum;
-}
-
-// D of each row of (N,A,S), a warp each. Reads decide.
-__global__ void __launch_bounds__(row_term_warps * 32)
-    take_row_terms(const Problem p, const Saved saved, float* terms) {
-  const int64_t row = int64_t{blockIdx.x} * row_term_warps + warp();
-  if (row >= p.batch * p.heads * p.queries) return;
-  const int64_t head = row / p.queries;
-  const int64_t at =
-      ((head / p.heads * p.queries + row % p.queries) * p.heads + head % p.heads) * p.value_size;
-  float sum = 0.0f;
-  if (saved.dy != nullptr) sum = dot_unless_zero(saved.dy + at, saved.y + at, p.value_size);
-  if (saved.dweights != nullptr) {
-    sum += dot_unless_zero(saved.dweights + row * p.keys, saved.weights + row * p.keys, p.keys);
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(all_lanes, sum, step);
-  if (lane() != 0) return;
-  if (saved.dlse != nullptr) sum -= saved.dlse[row];
-  terms[row] = sum;
-}
-
-__global__ void add_splits(const float* parts, int splits, int64_t size, float* out) {
-  for (int64_t i = lamella::device::grid_thread(); i < size; i += lamella::device::grid_threads()) {
-    float sum = parts[i];
-    for (int split = 1; split < splits; ++split) sum += parts[split * size + i];
-    out[i] = sum;
-  }
-}
-
-// Where a gradient goes whose sum is cut into splits: to memory of its own first.
-class SplitSum {
- public:
-  SplitSum(const Problem& p, float* out, int64_t size, int splits)
-      : op_(p.op),
-        out_(out),
-        size_(size),
-        splits_(splits),
-        parts_(p.op, out == nullptr || splits == 1 ? 0 : splits * size) {}
-  float* get() const { return out_ == nullptr || splits_ == 1 ? out_ : parts_.get(); }
-  void finish() const {
-    if (out_ == nullptr || splits_ == 1) return;
-    lamella::device::launch(op_, lamella::device::elements(size_), add_splits, parts_.get(),
-                            splits_, size_, out_);
-  }
-
- private:
-  const char* op_;
-  float* out_;
-  int64_t size_;
-  int splits_;
-  Scratch<float> parts_;
-};
-
-// So many that blocks fill the device, as far as there is something to split.
-int splits_for(int64_t blocks, int64_t turns) {
-  constexpr int64_t most = 16;
-  const int64_t wanted = blocks_wanted() / larger<int64_t>(1, blocks);
-  return static_cast<int>(larger<int64_t>(1, smaller(smaller(most, wanted), turns)));
-}
 
 template <int columns>
 void differentiate(const Problem& p, const Saved& saved, const Gradients& out, const float* terms) {
@@ -173,11 +102,7 @@ void backward(const Problem& p, const Saved& saved, const Gradients& out) {
     return;
   }
   const Scratch<float> terms(p.op, query_rows);
-  lamella::device::launch(
-      p.op,
-      {.grid = dim3(static_cast<unsigned>(ceil_div<int64_t>(query_rows, row_term_warps))),
-       .block = dim3(row_term_warps * 32)},
-      take_row_terms, p, saved, terms.get());
+  find_row_terms(p, saved, terms.get());
   switch (backward_columns(p)) {
     case 4:
       return differentiate<4>(p, saved, out, terms.get());

@@ -209,6 +209,23 @@ struct Meeting {
   __device__ int count() const { return static_cast<int>(last - first + 1); }
 };
 
+// A tile's pairs into an array (N,A,S,L).
+template <class Tile>
+__device__ inline void store_pairs(const Tile& tile, int64_t key, int count, const Pairs& x,
+                                   float* to) {
+#pragma unroll
+  for (int r = 0; r < backward_thread_rows; ++r) {
+    const int row = Tile::warp_row() + r * row_lanes;
+    if (row >= count) continue;
+    float* const row_to = to + tile.rules[row].score_row * tile.p.keys + key;
+#pragma unroll
+    for (int j = 0; j < thread_keys; ++j) {
+      const int c = key_lane() + j * key_lanes;
+      if (key + c < tile.p.keys) row_to[c] = x[r][j];
+    }
+  }
+}
+
 // Part `split` of `splits` of [0, count).
 struct Share {
   int64_t begin, end;

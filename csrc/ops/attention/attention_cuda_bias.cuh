@@ -33,17 +33,7 @@ __global__ void __launch_bounds__(backward_threads)
     tile.multiply(rows, key, meeting.count(), s, none);
     tile.differentiate(key, meeting.whole, false, s, none);
   }
-#pragma unroll
-  for (int r = 0; r < backward_thread_rows; ++r) {
-    const int row = Tile::warp_row() + r * row_lanes;
-    if (row >= meeting.count()) continue;
-    float* const to = weights + tile.rules[row].score_row * p.keys + key;
-#pragma unroll
-    for (int j = 0; j < thread_keys; ++j) {
-      const int c = key_lane() + j * key_lanes;
-      if (key + c < p.keys) to[c] = s[r][j];
-    }
-  }
+  store_pairs(tile, key, meeting.count(), s, weights);
 }
 
 // How the gradient of the bias is cut: a block has one tile of the bias and a share of all that is

@@ -2,8 +2,9 @@
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "core/memory_pool.h"
+#include "ops/attention/attention_cuda_bias.cuh"
 #include "ops/attention/attention_cuda_forward.cuh"
-#include "ops/attention/attention_cuda_launch.h"
+#include "ops/attention/attention_cuda_launch.cuh"
 
 namespace lamella::attention {
 namespace {
