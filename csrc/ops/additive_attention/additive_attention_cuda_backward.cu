@@ -109,11 +109,12 @@ __device__ void add_key_features(const AdditiveTile<columns>& tile, int my_key, 
 template <int columns>
 __global__ void __launch_bounds__(backward_threads)
     differentiate_queries(const Problem problem, const attention::Saved saved,
-                          const BackwardShape shape, const float* terms, float* dq,
+                          const BackwardShape shape, const float* terms, const float* inverses,
+                          float* dq,
                           float* dscale) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
-  const Tile tile(problem, saved, shape, terms);
+  const Tile tile(problem, saved, shape, terms, inverses);
   const Rows rows = Rows::of_head(p, blockIdx.x % p.batch, 0);
   const int64_t t = shape.row_tiles - 1 - blockIdx.x / p.batch;
   const int64_t first = t * backward_rows;
@@ -175,10 +176,11 @@ __global__ void __launch_bounds__(backward_threads)
 template <int columns>
 __global__ void __launch_bounds__(backward_threads)
     differentiate_keys(const Problem problem, const attention::Saved saved,
-                       const BackwardShape shape, const float* terms, float* dk, float* dv) {
+                       const BackwardShape shape, const float* terms, const float* inverses,
+                          float* dk, float* dv) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
-  const Tile tile(problem, saved, shape, terms);
+  const Tile tile(problem, saved, shape, terms, inverses);
   const Rows rows = Rows::of_head(p, blockIdx.x % p.batch, 0);
   const int64_t key = blockIdx.x / p.batch * tile_keys;
   const int chunk = static_cast<int>(blockIdx.y);
@@ -239,7 +241,7 @@ __global__ void __launch_bounds__(backward_threads)
 
 template <int columns>
 void differentiate(const Problem& problem, const attention::Saved& saved, const Gradients& out,
-                   const float* terms) {
+                   const float* terms, const float* inverses) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   BackwardShape shape = backward_shape<Tile::width>(p, p.queries);
@@ -255,7 +257,7 @@ void differentiate(const Problem& problem, const attention::Saved& saved, const 
                                           static_cast<unsigned>(shape.depth_chunks)),
                              .block = dim3(backward_threads),
                              .shared_bytes = Tile::bytes},
-                            differentiate_queries<columns>, problem, saved, shape, terms, out.query,
+                            differentiate_queries<columns>, problem, saved, shape, terms, inverses, out.query,
                             dscale.get());
     if (out.scale != nullptr) {
       lamella::device::launch(p.op, lamella::device::elements(p.size, 1), add_splits<float>,
@@ -269,7 +271,7 @@ void differentiate(const Problem& problem, const attention::Saved& saved, const 
       {.grid = dim3(static_cast<unsigned>(shape.key_tiles * p.batch), chunks),
        .block = dim3(backward_threads),
        .shared_bytes = Tile::bytes},
-      differentiate_keys<columns>, problem, saved, shape, terms, out.key, out.value);
+      differentiate_keys<columns>, problem, saved, shape, terms, inverses, out.key, out.value);
 }
 
 void clear(float* gradient, int64_t size) {
@@ -298,16 +300,17 @@ void backward(const Problem& problem, const ResultGradients& dy, const Gradients
     return;
   }
   const Scratch<float> y(p.op, rows * p.value_size);
-  const Scratch<float> lse(p.op, rows);
+  const Scratch<float> maxima(p.op, rows);
+  const Scratch<float> inverses(p.op, rows);
   const Scratch<float> weights(p.op, dy.weights == nullptr ? 0 : rows * p.keys);
   const Scratch<float> terms(p.op, rows);
-  results_on_device(problem, y.get(), lse.get(), weights.get());
-  const attention::Saved saved = {y.get(), lse.get(), weights.get(), dy.y, nullptr, dy.weights};
+  results_on_device(problem, y.get(), {maxima.get(), inverses.get()}, weights.get());
+  const attention::Saved saved = {y.get(), maxima.get(), weights.get(), dy.y, nullptr, dy.weights};
   find_row_terms(p, saved, terms.get());
   if (backward_columns_of(problem) == 2) {
-    differentiate<2>(problem, saved, out, terms.get());
+    differentiate<2>(problem, saved, out, terms.get(), inverses.get());
   } else {
-    differentiate<1>(problem, saved, out, terms.get());
+    differentiate<1>(problem, saved, out, terms.get(), inverses.get());
   }
 }
 

@@ -2,19 +2,21 @@
 // they see.
 #pragma once
 
+#include "ops/additive_attention/additive_attention_cuda_results.h"
 #include "ops/additive_attention/additive_attention_cuda_tiles.cuh"
 #include "ops/attention/attention_cuda_forward.cuh"
 
 namespace lamella::additive_attention::tiles {
 
-// y and lse, in units of log 2; either may be null.
+// y and what is to be kept of the rows; totals may be null.
 template <int columns>
 __global__ void __launch_bounds__(backward_threads)
-    attend_additively(const Problem problem, const BackwardShape shape, float* y, float* lse) {
+    attend_additively(const Problem problem, const BackwardShape shape, float* y,
+                      const RowTotals totals) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   const attention::Saved nothing = {};
-  const Tile tile(problem, nothing, shape, nullptr);
+  const Tile tile(problem, nothing, shape, nullptr, nullptr);
   const Rows rows = Rows::of_head(p, blockIdx.x % p.batch, 0);
   const int64_t t = shape.row_tiles - 1 - blockIdx.x / p.batch;
   const int64_t first = t * backward_rows;
@@ -58,26 +60,26 @@ __global__ void __launch_bounds__(backward_threads)
 #pragma unroll
       for (int c = 0; c < 4 * columns; ++c) o[r][c] = 0.0f;
     }
-    if (y != nullptr) {
-      store_row<columns>(o[r], sum == 0.0f ? 0.0f : 1.0f / sum, value_width, shape.value_vectors,
-                         y + rule.query_row * p.value_size + chunk * Tile::width);
-    }
-    if (lse != nullptr && chunk == 0 && key_lane() == 0) {
-      lse[rule.score_row] = sum == 0.0f ? minus_infinity() : maximum[r] + log2_e * logf(sum);
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    store_row<columns>(o[r], inverse, value_width, shape.value_vectors,
+                       y + rule.query_row * p.value_size + chunk * Tile::width);
+    if (totals.maximum != nullptr && chunk == 0 && key_lane() == 0) {
+      totals.maximum[rule.score_row] = maximum[r];
+      totals.inverse[rule.score_row] = inverse;
     }
   }
 }
 
-// From the scores once more, now that lse is known.
+// From the scores once more, now that maxima and sums are known.
 template <int columns>
 __global__ void __launch_bounds__(backward_threads)
-    put_additive_weights(const Problem problem, const BackwardShape shape, const float* lse,
-                         float* weights) {
+    put_additive_weights(const Problem problem, const BackwardShape shape,
+                         const RowTotals totals, float* weights) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   attention::Saved saved = {};
-  saved.lse = lse;
-  const Tile tile(problem, saved, shape, lse);
+  saved.lse = totals.maximum;
+  const Tile tile(problem, saved, shape, totals.maximum, totals.inverse);
   const int64_t tiles = shape.row_tiles * shape.key_tiles;
   const Rows rows = Rows::of_head(p, blockIdx.x / tiles, 0);
   const int64_t t = blockIdx.x % tiles / shape.key_tiles;
@@ -109,7 +111,8 @@ inline int additive_columns(const Problem& problem) {
 }
 
 template <int columns>
-void forward_of_columns(const Problem& problem, float* y, float* lse, float* weights) {
+void forward_of_columns(const Problem& problem, float* y, const RowTotals& totals,
+                        float* weights) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   BackwardShape shape = additive_shape<columns>(problem);
@@ -119,14 +122,14 @@ void forward_of_columns(const Problem& problem, float* y, float* lse, float* wei
                                         static_cast<unsigned>(shape.value_chunks)),
                            .block = dim3(backward_threads),
                            .shared_bytes = Tile::bytes},
-                          attend_additively<columns>, problem, shape, y, lse);
+                          attend_additively<columns>, problem, shape, y, totals);
   if (weights == nullptr) return;
   const int64_t blocks = p.batch * shape.row_tiles * shape.key_tiles;
   lamella::device::launch(p.op,
                           {.grid = dim3(static_cast<unsigned>(blocks)),
                            .block = dim3(backward_threads),
                            .shared_bytes = Tile::bytes},
-                          put_additive_weights<columns>, problem, shape, lse, weights);
+                          put_additive_weights<columns>, problem, shape, totals, weights);
 }
 
 }  // namespace lamella::additive_attention::tiles

@@ -5,8 +5,15 @@
 
 namespace lamella::additive_attention {
 
-// y (N,S,Ev), lse (N,S) in units of log 2 and weights (N,S,L), in device memory; lse and weights may
-// be null, lse only without weights.
-void results_on_device(const Problem& problem, float* y, float* lse, float* weights);
+// Of each row (N,S) the maximum of its scores, in units of log 2, and the inverse of the sum of its
+// exponentials, 0 where it sees nothing: its lse would lose the sum where scores are large.
+struct RowTotals {
+  float* maximum;
+  float* inverse;
+};
+
+// y (N,S,Ev) and weights (N,S,L), in device memory; totals and weights may be null, totals only
+// without weights.
+void results_on_device(const Problem& problem, float* y, const RowTotals& totals, float* weights);
 
 }  // namespace lamella::additive_attention

@@ -1,15 +1,15 @@
 // Scores of additive attention and their derivatives on tiles of 64 queries by 64 keys: with
-// Q = e^2q and K = e^2k, taken once an element and tile, and d = Q K + 1,
+// Q = e^2q and K = e^2k, taken once an element and tile, r = Q K and d = r + 1,
 //
-//   tanh(q + k) = (d - 2) / d        (1 - tanh^2) / 4 = Q K / d^2
+//   tanh(q + k) = (d - 2) / d        (1 - tanh^2) / 4 = r / d^2
 //
-// and in scores two features share a division. Quotients are those of __fdividef, off by at most
-// 2 ulp, so that the error of a tanh is at most 4e-7 absolute, as good as that of a float32 sum.
-// All this is for |q|, |k| <= 10.5, so that the product of two d stays below 2^126, and for scales
-// up to 1e6; a tile with others, or with what is not a number, goes through tanhf.
+// and in scores two features share a division. r is cut off at 1e9, where tanh differs from 1 by
+// 2e-9, so that no product overflows while scales are below 1e6. Quotients are approximate ones and
+// a correction, off by at most 1 ulp. That needs |q|, |k| <= 43; a tile with others, or with what
+// is not a number, goes through tanhf.
 //
-// About 4.5 FMAs and half a quotient (4 slots of an FMA) decide for each feature of a pair, forward,
-// and 8 FMAs and a quotient for each direction backward.
+// FMAs decide, with reciprocals close behind: 5 of them and half a reciprocal a feature of a pair
+// forward, and 10 and a reciprocal for each direction backward.
 #pragma once
 
 #include "ops/additive_attention/additive_attention.h"
@@ -19,17 +19,21 @@ namespace lamella::additive_attention::tiles {
 
 using namespace lamella::attention::tiles;
 
-constexpr float largest_exponent = 10.5f;
+constexpr float largest_exponent = 43.0f;
 constexpr float largest_scale = 1e6f;
 
-// n / d, 2^-126 < d < 2^126.
+// n / d for 1 <= d < 2^126 and |n| < 2^126.
 __device__ inline float quotient(float n, float d) {
 #if defined(LAMELLA_SIMT)
-  return n / d;
+  const float inverse = 1.0f / d;
 #else
-  return __fdividef(n, d);
+  const float inverse = __fdividef(1.0f, d);  // 2 ulp
 #endif
+  const float q = n * inverse;
+  return fmaf(fmaf(-d, q, n), inverse, q);
 }
+
+constexpr float largest_product = 1e9f;
 
 // A block's tile of queries, keys, dy and values, of attention's, and exponentials in it.
 template <int columns>
@@ -43,9 +47,9 @@ struct AdditiveTile : PairTile<columns, true> {
   const float* given_scales;
   float* scales;  // of a chunk of features
 
-  __device__ AdditiveTile(const Problem& problem, const attention::Saved& saved,
-                          const BackwardShape& shape, const float* terms)
-      : Base(problem.pairs, saved, shape, terms),
+  __device__ AdditiveTile(const Problem& problem, const attention::Saved& given,
+                          const BackwardShape& s, const float* d, const float* inverses_of_totals)
+      : Base(problem.pairs, given, s, d, inverses_of_totals),
         given_scales(problem.scale),
         scales(this->pairs + Base::rows * pair_stride) {}
 
@@ -150,8 +154,8 @@ struct AdditiveTile : PairTile<columns, true> {
  private:
   __device__ static float two_features(float scale0, float scale1, float q0, float q1, float k0,
                                        float k1) {
-    const float d0 = fmaf(q0, k0, 1.0f);
-    const float d1 = fmaf(q1, k1, 1.0f);
+    const float d0 = fminf(fmaf(q0, k0, 1.0f), largest_product);
+    const float d1 = fminf(fmaf(q1, k1, 1.0f), largest_product);
     const float n0 = fmaf(scale0, d0, -2.0f * scale0);
     const float n1 = fmaf(scale1, d1, -2.0f * scale1);
     return quotient(fmaf(n0, d1, n1 * d0), d0 * d1);
@@ -173,7 +177,7 @@ struct FeatureGradient {
   float slope, h;
 };
 __device__ inline FeatureGradient differentiate_feature(float ds, float q, float k) {
-  const float r = q * k;
+  const float r = fminf(q * k, largest_product);
   const float u = quotient(1.0f, r + 1.0f);
   const float v = r * u;
   return {ds * (u * v), ds * (v - u)};

@@ -31,23 +31,27 @@ struct PairTile {
   static constexpr int rows = backward_rows;
   static constexpr std::size_t bytes =
       rows * sizeof(RowRule) +
-      (2 * rows + 2 * (rows + tile_keys) * stride + rows * pair_stride) * sizeof(float);
+      (3 * rows + 2 * (rows + tile_keys) * stride + rows * pair_stride) * sizeof(float);
 
   const Problem& p;
   const Saved& saved;
   const BackwardShape& shape;
   const float* row_terms;
+  const float* inverse_totals;
   RowRule* rules;
-  float *lse, *terms;  // of the tile's rows
+  float *lse, *terms, *inverses;  // of the tile's rows
   float *queries, *dy, *keys, *values, *pairs;
 
+  // `inverses_of_totals`: null, or where saved.lse is the maximum of a row, what its exponentials
+  // are to be multiplied with.
   __device__ PairTile(const Problem& problem, const Saved& given, const BackwardShape& s,
-                      const float* d)
-      : p(problem), saved(given), shape(s), row_terms(d) {
+                      const float* d, const float* inverses_of_totals = nullptr)
+      : p(problem), saved(given), shape(s), row_terms(d), inverse_totals(inverses_of_totals) {
     rules = lamella::device::dynamic_shared<RowRule>();
     lse = reinterpret_cast<float*>(rules + rows);
     terms = lse + rows;
-    queries = terms + rows;
+    inverses = terms + rows;
+    queries = inverses + rows;
     dy = queries + rows * stride;
     keys = dy + rows * stride;
     values = keys + tile_keys * stride;
@@ -70,6 +74,7 @@ struct PairTile {
       rules[r] = rule;
       lse[r] = saved.lse[rule.score_row];
       terms[r] = row_terms[rule.score_row];
+      if (inverse_totals != nullptr) inverses[r] = inverse_totals[rule.score_row];
     }
   }
 
@@ -152,7 +157,10 @@ struct PairTile {
       }
 #pragma unroll
       for (int j = 0; j < thread_keys; ++j) {
-        const float probability = exp2f(s[r][j] - base);
+        float probability = exp2f(s[r][j] - base);
+        if constexpr (general) {
+          if (inverse_totals != nullptr) probability *= inverses[row];
+        }
         const bool unseen = probability == 0.0f;
         float gradient = dw[r][j];
         float weight = probability;
