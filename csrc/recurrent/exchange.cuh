@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/kernel.cuh"
+#include "cuda/signal.cuh"
 
 namespace lamella::recurrent {
 
@@ -23,24 +24,13 @@ class Exchange {
   __device__ void arrive() {
     __syncthreads();
     target_ += members_;
-    if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(count_, 1u);
-    }
+    if (threadIdx.x == 0) device::signal_add(count_, 1u);
   }
 
   // For as many arrivals of every member as this block's own. What is read afterwards is read past
   // L1 (__ldcg).
   __device__ void wait() {
-    if (threadIdx.x == 0) {
-      const volatile unsigned* const count = count_;
-      while (static_cast<int>(*count - target_) < 0) {
-#if defined(LAMELLA_SIMT)
-        __nanosleep(0);  // other threads of the executor have to run
-#endif
-      }
-      __threadfence();
-    }
+    if (threadIdx.x == 0) device::signal_wait(count_, target_);
     __syncthreads();
   }
 

@@ -323,7 +323,7 @@ __global__ void forward_step(ForwardTask t, Cell cell, std::int64_t j, int phase
 
 template <class Cell>
 Problem problem_of(const Sequence& q) {
-  Problem p = {q.steps->batch(), q.units, Cell::gates, Cell::phases, {}};
+  Problem p = {q.steps->batch(), q.units, q.state_size, Cell::gates, Cell::phases, {}};
   for (int i = 0; i < Cell::phases; ++i) p.phase_gates[i] = Cell::end_gate(i) - Cell::first_gate(i);
   return p;
 }

@@ -50,6 +50,7 @@ struct Geometry {
 
 struct Problem {
   std::int64_t batch, units;
+  std::int64_t state_size;  // features of h
   int gates;
   int phases;
   int phase_gates[most_phases];  // of each phase
@@ -125,7 +126,7 @@ constexpr Geometry forward_geometry(const Problem& p, const Chip& chip, int slic
   const TileSize size = tile_sizes[tile];
   Geometry g = divide(p, chip, slice_units, tile);
   if (!g.fits()) return g;
-  g.terms = static_cast<int>(round_up(p.units, 4));
+  g.terms = static_cast<int>(round_up(p.state_size, 4));
   g.operand_stride = bank_stride(g.terms);
   std::int64_t width = 0, widest = 0;
   for (int i = 0; i < p.phases; ++i) {
@@ -150,7 +151,7 @@ constexpr Geometry forward_geometry(const Problem& p, const Chip& chip, int slic
   const double tiles = static_cast<double>((g.group_rows + rows - 1) / rows);
   const double product = product_clocks(size, width, g.terms);
   const double sums = static_cast<double>(2 * rows * width * along) / 32.0;
-  const double moved = static_cast<double>(g.group_rows * p.units * 4 * p.phases);
+  const double moved = static_cast<double>(g.group_rows * p.state_size * 4 * p.phases);
   g.clocks = tiles * (product + sums + point_clocks * p.phases);
   if (!g.local()) g.clocks += barrier_clocks * p.phases + traffic_clocks(moved, g.blocks());
   return g;
@@ -189,7 +190,7 @@ constexpr Geometry backward_geometry(const Problem& p, const Chip& chip, int sli
 // FMAs at a rate that a large product reaches.
 constexpr double launched_clocks(const Problem& p, const Chip& chip) {
   const double fmas =
-      static_cast<double>(p.batch * p.units) * static_cast<double>(p.gates * p.units);
+      static_cast<double>(p.batch * p.state_size) * static_cast<double>(p.gates * p.units);
   return 8000.0 * p.phases + fmas / (128.0 * 0.55 * chip.multiprocessors);
 }
 
@@ -199,7 +200,7 @@ constexpr Geometry best_geometry(const Problem& p, const Chip& chip,
                                  Geometry (*geometry)(const Problem&, const Chip&, int, int)) {
   // Kernels hold rows and columns in 32 bits; what is larger is no case for one launch.
   Geometry best;
-  if (p.units > (1 << 14) || p.batch > (1 << 24)) return best;
+  if (p.units > (1 << 14) || p.state_size > (1 << 14) || p.batch > (1 << 24)) return best;
   const int all = static_cast<int>(detail::round_up(p.units, 4));
   for (int units = 4; units <= all; units += 4) {
     if (units > 128 && units != all) continue;

@@ -38,6 +38,7 @@ struct TileSums {
     const int lane = static_cast<int>(threadIdx.x) % device::warp_size;
     const float* const a_lane = a + lane / 8 * a_stride;
     const float* const b_lane = b + lane % 8 * 4;
+#pragma unroll 2
     for (int k = begin; k < end; k += 4) {
       float x[Tile::rows_each][4];
 #pragma unroll

@@ -1,56 +1,14 @@
 // Forward pass of the LSTM with layer normalization and projection: x W and its statistics for all
-// steps; then a step is the product of h, a kernel from the products to the output, a block a row,
+// steps; then all steps in one launch (lstm_cuda_variant_forward_steps.cu) or, where that does not
+// fit on chip, a step is the product of h, a kernel from the products to the output, a block a row,
 // and with a projection its product and a kernel that hands h on. Launches decide, then the bytes
 // of the recurrent kernel in L2.
-#include "ops/lstm/lstm_cuda_variant.cuh"
+#include "ops/lstm/lstm_cuda_variant_forward.cuh"
 
 namespace lamella::lstm {
 namespace {
 
 using recurrent::Place;
-
-struct VariantForward {
-  recurrent::StepsView steps;
-  std::int64_t units, state_size, padded, padded_state;
-  recurrent::Gate gate;
-  recurrent::Candidate candidate;
-  Zoneout zoneout_h, zoneout_c;
-  const float* h0;
-  const float* h_scale;
-  const float* bias;
-  Variant v;
-  CellRows cells;
-  bool keeps;
-  float* x_product;   // kept rows of 4U: x W, with the bias unless it is normalized
-  float* h_product;   // likewise with gamma_h; else rows of the step
-  float* gates;       // kept rows, or null: not kept
-  float* statistics;  // kept rows, or null where nothing is normalized
-  float* y;           // rows of U, in front of the projection
-  float* projected;   // rows of P
-  float* states;      // kept rows of padded units, else two a row
-  float* outputs;
-  float* h;
-  float* c;
-
-  __device__ float* operand(std::int64_t j, std::int64_t row) const {
-    return states + (keeps ? steps.kept(j, row) : j % 2 * steps.batch + row) * padded_state;
-  }
-  // h' on its way out: zoneout, the outputs, the next step.
-  __device__ void emit(const Place& at, std::int64_t u, float value) const {
-    if (zoneout_h.on()) {
-      float before = h0 == nullptr ? 0.0f : h0[at.n * state_size + u];
-      if (at.j > 0) before = outputs[at.output_before * state_size + u];
-      value = Zone(zoneout_h, at.t * state_size + u).mix(before, value);
-    }
-    outputs[at.output * state_size + u] = value;
-    const std::int64_t i = at.n * state_size + u;
-    if (at.last) {
-      h[i] = value;
-    } else {
-      operand(at.j + 1, at.row)[u] = h_scale == nullptr ? value : value * h_scale[i];
-    }
-  }
-};
 
 __global__ void __launch_bounds__(row_threads) begin_rows(VariantForward t) {
   const recurrent::StepsView& s = t.steps;
@@ -120,34 +78,16 @@ __global__ void __launch_bounds__(row_threads)
     if (v.gamma_h != nullptr) return fmaf(v.gamma_h[i], h_statistics.unit(h_row[i]), z);
     return product ? z + h_row[i] : z;
   };
-  float* const y_row = t.y + at.row * units;
+  float* const y_row = t.y + at.row * t.padded;
   // c' of this step again, for its statistics and the output.
   float* const c_row = t.keeps ? t.cells.cells + at.kept * t.padded
                                : t.cells.cells + (t.steps.batch + at.row) * t.padded;
   for (std::int64_t u = threadIdx.x; u < units; u += row_threads) {
-    const float z_i = preactivation(u);
-    const float z_f = preactivation(units + u);
-    const float z_g = preactivation(2 * units + u);
-    const float z_o = preactivation(3 * units + u);
-    const float i = t.gate(z_i);
-    const float forget = t.gate(z_f);
-    const float g = t.candidate(z_g);
-    const float o = t.gate(z_o);
-    if (t.gates != nullptr) {
-      float* const gate_row = t.gates + at.kept * width + u;
-      gate_row[0] = t.gate.keep(z_i, i);
-      gate_row[units] = t.gate.keep(z_f, forget);
-      gate_row[2 * units] = t.candidate.keep(z_g, g);
-      gate_row[3 * units] = t.gate.keep(z_o, o);
-    }
-    const float before = t.cells.before(at, u);
-    const float c = fmaf(forget, before, i * g);
-    float after = c;
-    if (t.zoneout_c.on()) after = Zone(t.zoneout_c, at.t * units + u).mix(before, c);
-    t.cells.put(at, u, c, after);
-    c_row[u] = c;
-    y_row[u] = o;
-    if (at.last) t.c[at.n * units + u] = after;
+    const float z[4] = {preactivation(u), preactivation(units + u), preactivation(2 * units + u),
+                        preactivation(3 * units + u)};
+    const VariantForward::Unit found = t.step_cell(at, u, z);
+    c_row[u] = found.c;
+    y_row[u] = found.o;
   }
   __syncthreads();
   RowStatistics c_statistics = {0.0f, 0.0f};
@@ -160,11 +100,7 @@ __global__ void __launch_bounds__(row_threads)
     }
   }
   for (std::int64_t u = threadIdx.x; u < units; u += row_threads) {
-    float c = c_row[u];
-    if (v.gamma_c != nullptr) {
-      c = fmaf(v.gamma_c[u], c_statistics.unit(c), v.beta_c == nullptr ? 0.0f : v.beta_c[u]);
-    }
-    const float y = y_row[u] * t.candidate(c);
+    const float y = t.output(u, c_row[u], y_row[u], c_statistics);
     if (v.projection_kernel != nullptr) {
       y_row[u] = y;
     } else {
@@ -202,7 +138,7 @@ void forward_steps_of(const recurrent::Sequence& q, const VariantForward& t) {
     }
     gpu::launch(q.op, each_row(active), gates_of_rows, t, j, product);
     if (t.v.projection_kernel == nullptr) continue;
-    recurrent::multiply(q.op, active, t.state_size, t.units, {t.y, t.units, 1},
+    recurrent::multiply(q.op, active, t.state_size, t.units, {t.y, t.padded, 1},
                         {t.v.projection_kernel, t.state_size, 1}, nullptr, t.projected,
                         t.state_size);
     gpu::launch(q.op, gpu::elements(active * t.state_size, 1), emit_projected, t, j, active);
@@ -231,7 +167,7 @@ void device_variant_forward(const recurrent::Sequence& q, const Cell& cell, cons
   // c after zoneout, and c' of the step.
   const Scratch<float> own_cells(q.op, keeps ? 0 : 2 * batch * padded);
   const Scratch<float> own_states(q.op, keeps ? 0 : 2 * batch * padded_state);
-  const Scratch<float> y(q.op, batch * q.units);
+  const Scratch<float> y(q.op, batch * padded);
   const Scratch<float> projected(q.op, projects ? batch * q.state_size : 0);
   const CellRows cells = {
       cell.c0, keeps ? cell_out.cells : own_cells.get(), cell_out.carried, keeps, q.units, padded};
@@ -248,6 +184,7 @@ void device_variant_forward(const recurrent::Sequence& q, const Cell& cell, cons
                                q.h0,
                                q.h_scale,
                                q.bias,
+                               q.recurrent_kernel,
                                variant,
                                cells,
                                keeps,
@@ -260,13 +197,15 @@ void device_variant_forward(const recurrent::Sequence& q, const Cell& cell, cons
                                keeps ? out.states : own_states.get(),
                                out.outputs,
                                out.h,
-                               cell_out.c};
+                               cell_out.c,
+                               nullptr,
+                               nullptr};
   // What is normalized gets the bias afterwards.
   recurrent::multiply_inputs(q, task.steps, width, variant.gamma_x == nullptr ? q.bias : nullptr,
                              task.x_product);
   gpu::launch(q.op, each_row(batch), begin_rows, task);
   if (variant.gamma_x != nullptr) gpu::launch(q.op, each_row(rows), input_statistics, task);
-  forward_steps_of(q, task);
+  if (!launch_variant_forward(q, task)) forward_steps_of(q, task);
   recurrent::repeat_carried(q, task.steps, q.state_size, out.outputs);
 }
 
