@@ -5,6 +5,7 @@
 #include "cuda/gemm.cuh"
 #include "cuda/gemm_finish.cuh"
 #include "cuda/gemm_fma.cuh"
+#include "cuda/gemm_skinny.cuh"
 #include "cuda/sum_axis.cuh"
 
 namespace lamella::recurrent {
@@ -13,18 +14,15 @@ namespace gemm = device::gemm;
 
 namespace {
 
-bool aligned(const void* data, std::int64_t step, std::int64_t size) {
-  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && step % 4 == 0 && size % 4 == 0;
+gemm::Store store(float* c, std::int64_t step, const float* bias) {
+  return {c, {}, step, device::aligned_for_vectors(c) && step % 4 == 0, false, bias};
 }
 
-// Rows that follow one another along the terms, or lie along them.
-gemm::Strided<float, false> along_terms(const float* data, std::int64_t rows, std::int64_t k,
-                                        std::int64_t step) {
-  return {data, {}, rows, k, step, aligned(data, step, k)};
-}
-gemm::Strided<float, true> along_rows(const float* data, std::int64_t rows, std::int64_t k,
-                                      std::int64_t step) {
-  return {data, {}, rows, k, step, aligned(data, step, rows)};
+template <bool a_along_rows, bool b_along_rows>
+void tiled_product(const char* op, const gemm::Problem& p, const gemm::Matrix& a,
+                   const gemm::Matrix& b, const gemm::Store& finish) {
+  gemm::product(gemm::FmaTiles{}, op, p, gemm::operand<a_along_rows>(a, p.m, p.k),
+                gemm::operand<b_along_rows>(b, p.n, p.k), finish);
 }
 
 constexpr int copy_block = 256;
@@ -125,21 +123,14 @@ unsigned blocks(std::int64_t rows) {
 
 void multiply(const char* op, std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a,
               const Matrix& b, const float* bias, float* c, std::int64_t c_step) {
-  gemm::Problem problem;
-  problem.m = m;
-  problem.n = n;
-  problem.k = k;
-  const gemm::Store store = {c, {}, c_step, aligned(c, c_step, 4), false, bias};
-  if (a.column_step != 1) {
-    gemm::product(gemm::FmaTiles{}, op, problem, along_rows(a.data, m, k, a.column_step),
-                  along_rows(b.data, n, k, b.row_step), store);
-  } else if (b.column_step == 1) {
-    gemm::product(gemm::FmaTiles{}, op, problem, along_terms(a.data, m, k, a.row_step),
-                  along_rows(b.data, n, k, b.row_step), store);
-  } else {
-    gemm::product(gemm::FmaTiles{}, op, problem, along_terms(a.data, m, k, a.row_step),
-                  along_terms(b.data, n, k, b.column_step), store);
-  }
+  const gemm::Problem problem = {m, n, k};
+  const gemm::Matrix left = {a.data, {}, true, a.row_step, a.column_step};
+  const gemm::Matrix right = {b.data, {}, true, b.column_step, b.row_step};
+  const gemm::Store to = store(c, c_step, bias);
+  if (gemm::skinny_product(op, problem, left, right, to)) return;
+  if (a.column_step != 1) return tiled_product<true, true>(op, problem, left, right, to);
+  if (b.column_step == 1) return tiled_product<false, true>(op, problem, left, right, to);
+  tiled_product<false, false>(op, problem, left, right, to);
 }
 
 void sum_rows(const char* op, std::int64_t rows, std::int64_t n, const float* a, float* to) {
@@ -157,8 +148,10 @@ InputRows::InputRows(const Sequence& q, const StepsView& steps)
 void multiply_inputs(const Sequence& q, const StepsView& steps, std::int64_t width,
                      const float* bias, float* to) {
   const InputRows x(q, steps);
-  multiply(q.op, q.steps->packed_rows(), width, q.inputs, {x.get(), q.inputs, 1},
-           {q.kernel, width, 1}, bias, to, width);
+  // In tiles, however few the rows: their number does not change a row's bits.
+  tiled_product<false, true>(q.op, {q.steps->packed_rows(), width, q.inputs},
+                             {x.get(), {}, true, q.inputs, 1}, {q.kernel, {}, true, 1, width},
+                             store(to, width, bias));
 }
 
 void input_gradients(const Sequence& q, const StepsView& steps, std::int64_t width, const float* dz,

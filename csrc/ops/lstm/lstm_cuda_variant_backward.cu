@@ -1,56 +1,15 @@
-// Backward pass of the LSTM with layer normalization and projection: back through the steps, each
-// a kernel that takes the gradient of h apart, with a projection its product, a kernel from the
+// Backward pass of the LSTM with layer normalization and projection: back through the steps in one
+// launch (lstm_cuda_variant_backward_steps.cu) or, where that does not fit on chip, a step is a
+// kernel that takes the gradient of h apart, with a projection its product, a kernel from the
 // gradient of the output to those of the products, a block a row, and the product of h. Then dx and
 // the kernels' gradients as one product each over all steps. Gradients of vectors are summed for
 // each sequence on the way, and over the sequences at the end.
-#include "ops/lstm/lstm_cuda_variant.cuh"
+#include "ops/lstm/lstm_cuda_variant_backward.cuh"
 
 namespace lamella::lstm {
 namespace {
 
 using recurrent::Place;
-
-struct VariantBackward {
-  recurrent::StepsView steps;
-  std::int64_t units, state_size, padded;
-  recurrent::Gate gate;
-  recurrent::Candidate candidate;
-  Zoneout zoneout_h, zoneout_c;
-  const float* h_scale;
-  Variant v;
-  CellRows cells;
-  const float* gates;       // kept rows
-  const float* x_product;   // likewise, with gamma_x
-  const float* h_product;   // likewise, with gamma_h
-  const float* statistics;  // likewise, where normalized
-  const float* d_outputs;   // OutputGradients
-  const float* dh;          // (N,P) or null
-  const float* dc_last;     // (N,U) or null
-  float* dh0;               // (N,P) or null
-  float* dc0;               // (N,U) or null
-  float* products;          // (N,P): the gradient of h that came through the product
-  float* kept;              // (N,P): past the product; null without zoneout of h
-  float* d_projected;       // kept rows of P, with a projection
-  float* y;                 // kept rows of U, where its projection's gradient is wanted
-  float* dy;                // (N,U): of y, then of c' as far as it comes from there
-  float* dc;                // (N,U)
-  float* dx_product;        // kept rows of 4U
-  float* dh_product;        // likewise; the same where neither product is normalized
-  float* dz;                // (N,4U), where both are
-  // Sums for each sequence, (N, ...); null where not wanted.
-  float* d_bias;
-  float* d_gamma_x;
-  float* d_gamma_h;
-  float* d_gamma_c;
-  float* d_beta_c;
-
-  // Of h before the step that was last gone back through.
-  __device__ float state_before(std::int64_t row, std::int64_t n, std::int64_t u) const {
-    float d = products[row * state_size + u];
-    if (h_scale != nullptr) d *= h_scale[n * state_size + u];
-    return kept == nullptr ? d : d + kept[row * state_size + u];
-  }
-};
 
 // The gradient of h' in front of zoneout.
 __global__ void leave_state(VariantBackward t, std::int64_t j, std::int64_t active) {
@@ -59,20 +18,7 @@ __global__ void leave_state(VariantBackward t, std::int64_t j, std::int64_t acti
     const std::int64_t row = i / t.state_size;
     const std::int64_t u = i - row * t.state_size;
     const Place at(t.steps, j, row);
-    float dh = 0.0f;
-    if (t.d_outputs != nullptr) {
-      dh = t.d_outputs[(t.steps.all ? at.output : at.kept) * t.state_size + u];
-    }
-    if (!at.last) {
-      dh += t.state_before(row, at.n, u);
-    } else if (t.dh != nullptr) {
-      dh += t.dh[at.n * t.state_size + u];
-    }
-    if (t.zoneout_h.on()) {
-      const Zone zone(t.zoneout_h, at.t * t.state_size + u);
-      t.kept[i] = zone.of_before(dh);
-      dh = zone.of_after(dh);
-    }
+    const float dh = t.leave_state(at, u, at.last ? 0.0f : t.products[i]);
     (t.v.projection_kernel != nullptr ? t.d_projected + at.kept * t.state_size
                                       : t.dy + row * t.units)[u] = dh;
   }
@@ -91,11 +37,6 @@ __device__ inline TwoSums mean_of(TwoSums sums, std::int64_t size, TwoSums* shar
   return {total.d * share, total.du * share};
 }
 
-// Sums of a sequence begin with its last step.
-__device__ inline void add_to(float* sum, bool begins, float d) {
-  *sum = begins ? d : *sum + d;
-}
-
 // From the gradient of y those of o and of c' as far as it comes from y, in the place of dy.
 __device__ void output_back(const VariantBackward& t, const Place& at, float* dz, TwoSums* shared) {
   const std::int64_t units = t.units;
@@ -103,30 +44,16 @@ __device__ void output_back(const VariantBackward& t, const Place& at, float* dz
   const float* const statistics =
       t.statistics == nullptr ? nullptr : t.statistics + at.kept * statistics_floats;
   const RowStatistics of = RowStatistics::kept(v.gamma_c, statistics, of_c);
-  const float* const o_row = t.gates + at.kept * 4 * units + 3 * units;
   const float* const cells = t.cells.cells + at.kept * t.padded;
   float* const dy = t.dy + at.row * units;
   TwoSums sums = {0.0f, 0.0f};
   for (std::int64_t u = threadIdx.x; u < units; u += row_threads) {
-    const float d = dy[u];
-    const float o = t.gate.of(o_row[u]);
-    float c = cells[u];
-    const float unit = of.unit(c);
-    if (v.gamma_c != nullptr) {
-      c = fmaf(v.gamma_c[u], unit, v.beta_c == nullptr ? 0.0f : v.beta_c[u]);
-    }
-    const float squashed = t.candidate(c);
-    if (t.y != nullptr) t.y[at.kept * units + u] = o * squashed;
-    dz[3 * units + u] = t.gate.gradient(d * squashed, o_row[u]);
-    float dc = t.candidate.gradient_at(d * o, c, squashed);
-    if (v.gamma_c != nullptr) {
-      const std::int64_t i = at.row * units + u;
-      if (t.d_gamma_c != nullptr) add_to(t.d_gamma_c + i, at.last, dc * unit);
-      if (t.d_beta_c != nullptr) add_to(t.d_beta_c + i, at.last, dc);
-      dc *= v.gamma_c[u];
-      sums.d += dc;
-      sums.du = fmaf(dc, unit, sums.du);
-    }
+    const VariantBackward::OutputBack found =
+        t.output_back(at, u, dy[u], t.cells.cells[at.kept * t.padded + u], of);
+    dz[3 * units + u] = found.dz;
+    const float dc = found.dc;
+    sums.d += dc;
+    sums.du = fmaf(dc, found.unit, sums.du);
     dy[u] = dc;
   }
   if (v.gamma_c == nullptr) return;
@@ -135,32 +62,6 @@ __device__ void output_back(const VariantBackward& t, const Place& at, float* dz
   for (std::int64_t u = threadIdx.x; u < units; u += row_threads) {
     const float d = fmaf(-of.unit(cells[u]), mean.du, dy[u] - mean.d);
     dy[u] = d * of.inverse_deviation;
-  }
-}
-
-// The gradients of i, f and g, and in place that of c before the step.
-__device__ void gates_back(const VariantBackward& t, const Place& at, float* dz) {
-  const std::int64_t units = t.units;
-  const float* const gates = t.gates + at.kept * 4 * units;
-  for (std::int64_t u = threadIdx.x; u < units; u += row_threads) {
-    const std::int64_t i = at.row * units + u;
-    float dc = t.dc[i];
-    if (at.last) dc = t.dc_last == nullptr ? 0.0f : t.dc_last[at.n * units + u];
-    float passed = 0.0f;
-    if (t.zoneout_c.on()) {
-      const Zone zone(t.zoneout_c, at.t * units + u);
-      passed = zone.of_before(dc);
-      dc = zone.of_after(dc);
-    }
-    dc += t.dy[i];
-    const float forget = gates[units + u];
-    const float g = gates[2 * units + u];
-    dz[u] = t.gate.gradient(dc * t.candidate.of(g), gates[u]);
-    dz[units + u] = t.gate.gradient(dc * t.cells.before(at, u), forget);
-    dz[2 * units + u] = t.candidate.gradient(dc * t.gate.of(gates[u]), g);
-    dc = fmaf(dc, t.gate.of(forget), passed);
-    t.dc[i] = dc;
-    if (at.j == 0 && t.dc0 != nullptr) t.dc0[at.n * units + u] = dc;
   }
 }
 
@@ -197,7 +98,12 @@ __global__ void __launch_bounds__(row_threads) rows_back(VariantBackward t, std:
                                            : t.dz + at.row * width;
   output_back(t, at, dz, shared);
   // A thread reads in dy and dz what it wrote itself, down to here.
-  gates_back(t, at, dz);
+  for (std::int64_t u = threadIdx.x; u < t.units; u += row_threads) {
+    float d[3];
+    t.gates_back(at, u, t.dy[at.row * t.units + u], d);
+#pragma unroll
+    for (int gate = 0; gate < 3; ++gate) dz[gate * t.units + u] = d[gate];
+  }
   __syncthreads();
   if (t.d_bias != nullptr) {
     for (std::int64_t k = threadIdx.x; k < width; k += row_threads) {
@@ -223,34 +129,11 @@ __global__ void __launch_bounds__(row_threads) rows_back(VariantBackward t, std:
 // The gradients of h0 and c0, and the sums of sequences without steps.
 __global__ void __launch_bounds__(row_threads) end_rows(VariantBackward t) {
   const std::int64_t row = blockIdx.x;
-  const std::int64_t n = t.steps.sequence_of(row);
-  const bool empty = t.steps.length_of(row) == 0;
-  if (t.dh0 != nullptr) {
-    for (std::int64_t u = threadIdx.x; u < t.state_size; u += row_threads) {
-      const std::int64_t i = n * t.state_size + u;
-      float d = t.dh0[i];  // of outputs in front of the first step
-      if (!empty) {
-        d += t.state_before(row, n, u);
-      } else if (t.dh != nullptr) {
-        d += t.dh[i];
-      }
-      t.dh0[i] = d;
-    }
+  for (std::int64_t u = threadIdx.x; u < t.state_size; u += row_threads) {
+    const bool has_product = t.dh0 != nullptr && t.steps.length_of(row) > 0;
+    t.end_state(row, u, has_product ? t.products[row * t.state_size + u] : 0.0f);
   }
-  if (!empty) return;
-  for (std::int64_t u = threadIdx.x; u < t.units; u += row_threads) {
-    const std::int64_t i = n * t.units + u;
-    if (t.dc0 != nullptr) t.dc0[i] = t.dc_last == nullptr ? 0.0f : t.dc_last[i];
-    if (t.d_gamma_c != nullptr) t.d_gamma_c[row * t.units + u] = 0.0f;
-    if (t.d_beta_c != nullptr) t.d_beta_c[row * t.units + u] = 0.0f;
-  }
-  const std::int64_t width = 4 * t.units;
-  for (std::int64_t k = threadIdx.x; k < width; k += row_threads) {
-    const std::int64_t i = row * width + k;
-    if (t.d_bias != nullptr) t.d_bias[i] = 0.0f;
-    if (t.d_gamma_x != nullptr) t.d_gamma_x[i] = 0.0f;
-    if (t.d_gamma_h != nullptr) t.d_gamma_h[i] = 0.0f;
-  }
+  for (std::int64_t u = threadIdx.x; u < t.units; u += row_threads) t.end_unit(row, u);
 }
 
 void backward_steps_of(const recurrent::Sequence& q, const VariantBackward& t) {
@@ -333,6 +216,7 @@ void device_variant_backward(const recurrent::Sequence& q, const Cell& cell, con
                                 cell.zoneout_h,
                                 cell.zoneout_c,
                                 q.h_scale,
+                                q.recurrent_kernel,
                                 variant,
                                 cells,
                                 saved.gates,
@@ -357,9 +241,13 @@ void device_variant_backward(const recurrent::Sequence& q, const Cell& cell, con
                                 gamma_x.sums.get(),
                                 gamma_h.sums.get(),
                                 gamma_c.sums.get(),
-                                beta_c.sums.get()};
-  backward_steps_of(q, task);
-  gpu::launch(q.op, each_row(batch), end_rows, task);
+                                beta_c.sums.get(),
+                                nullptr,
+                                nullptr};
+  if (!launch_variant_backward(q, task)) {
+    backward_steps_of(q, task);
+    gpu::launch(q.op, each_row(batch), end_rows, task);
+  }
   bias.end();
   gamma_x.end();
   gamma_h.end();
