@@ -127,13 +127,13 @@ def _draw(name: str, argument: Argument, rng: np.random.Generator) -> np.ndarray
         return rng.integers(argument.start, argument.below, size=shape)
     values: np.ndarray = rng.standard_normal(shape, dtype=np.float32)
     words = name.split("_")
-    if words[0] in ("query", "key", "value") and words[-1] == "kernel":  # (D, A, E)
+    if words[0] in ("query", "key", "value") and "kernel" in words:  # (D, A, E)
         values *= 1 / math.sqrt(shape[0])
     elif "kernel" in words:
         values *= 1 / math.sqrt(math.prod(shape[:-1]))
-    elif "bias" in words or words[0] == "param":
+    elif "bias" in words or "beta" in words or words[0] == "param":
         values *= 0.1
-    elif words[0] == "gamma":
+    elif "gamma" in words:
         values = 1 + 0.1 * values
     elif words[0] == "variance":
         values = 0.5 + np.abs(values)

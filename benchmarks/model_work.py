@@ -1,4 +1,4 @@
-"""What the article's networks cost at least; the conventions are those of `work.py`.
+"""What whole networks cost at least; the conventions are those of `work.py`.
 
 A training step computes each product once forward and twice backward; attention's two, once forward
 and two and a half times backward, where the first of them is computed again. The first layer has no
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from benchmarks import encoder
 from benchmarks.cases import Case
 
 
@@ -23,7 +24,7 @@ class Products(NamedTuple):
 
 def count_products(case: Case) -> Products:
     """The products of a network."""
-    return _cnn(case) if case.op == "cnn" else _recurrent(case)
+    return {"cnn": _cnn, "encoder": _encoder}.get(case.op, _recurrent)(case)
 
 
 def weight_bytes(case: Case) -> float:
@@ -91,4 +92,21 @@ def _recurrent(case: Case) -> Products:
         forward += projections
         train += 3 * projections
         terms += count * steps
+    return Products(forward, train, terms)
+
+
+def _encoder(case: Case) -> Products:
+    """Attention with projections and a feed-forward network, several times; one dense layer."""
+    count, steps = case.shape("x")
+    width = case.shape("table")[1]
+    dense = 2.0 * count * math.prod(case.shape("kernel"))
+    forward, train, terms = dense, 3 * dense, steps
+    for layer in encoder.by_layer(case.arguments):
+        kernels = [each.shape for name, each in layer.items() if name.endswith("kernel")]
+        products = 2.0 * count * steps * sum(math.prod(shape) for shape in kernels)
+        attention = 4.0 * count * steps * steps * width
+        forward += products + attention
+        train += 3 * products + 3.5 * attention
+        # A feature goes through these sums one after the other, a kernel's gradient at the end.
+        terms += 2 * width + steps + layer["intermediate_bias"].shape[0] + count * steps
     return Products(forward, train, terms)

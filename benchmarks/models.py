@@ -1,4 +1,4 @@
-"""lamella's side of the model cases: training steps and predictions of the article's networks.
+"""lamella's side of the model cases: training steps and predictions of whole networks.
 
 Weights and data come with the case, so that every side starts from the same. The batch stays the
 same from step to step; the learning rate is small enough for the timed steps neither to learn it by
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import encoder
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 
@@ -26,7 +27,7 @@ def missing(model: str) -> str | None:
     """The layer that a model needs and lamella does not have, or None."""
     from lamella import layers
 
-    layer = _LAYER_BETWEEN.get(model)
+    layer = _SPECIAL_LAYER.get(model)
     return None if layer is None or hasattr(layers, layer) else f"layers.{layer}"
 
 
@@ -104,6 +105,30 @@ def _build_around(between: Any, input_shape: tuple[int, ...], w: dict[str, np.nd
     return Sequential([*first, between, *_last_layers(w)])
 
 
+def _build_encoder(input_shape: tuple[int, ...], w: dict[str, np.ndarray]) -> Any:
+    from lamella import Sequential, layers
+
+    words, width = w["table"].shape
+    blocks = [
+        layers.TransformerEncoder(
+            len(each["intermediate_bias"]),
+            num_heads=len(each["query_bias"]),
+            activation=encoder.ACTIVATION,
+            layer_norm_epsilon=encoder.EPSILON,
+        )
+        for each in encoder.by_layer(w)
+    ]
+    return Sequential(
+        [
+            layers.Embedding(words, width, input_length=input_shape[0]),
+            layers.PositionalEncoding(),
+            *blocks,
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(len(w["bias"]), activation="softmax"),
+        ]
+    )
+
+
 def _last_layers(w: dict[str, np.ndarray]) -> list[Any]:
     from lamella import layers
 
@@ -119,5 +144,10 @@ _BUILDERS = {
     "rnn": _build_rnn,
     "attention_model": _build_attention,
     "transformer": _build_transformer,
+    "encoder": _build_encoder,
 }
-_LAYER_BETWEEN = {"attention_model": "Attention", "transformer": "MultiHeadAttention"}
+_SPECIAL_LAYER = {
+    "attention_model": "Attention",
+    "transformer": "MultiHeadAttention",
+    "encoder": "TransformerEncoder",
+}

@@ -82,22 +82,27 @@ def result_names(case: Case) -> tuple[str, ...]:
     return ()
 
 
-_BESIDE = ("query_bias", "key_bias", "value_bias")
+_BESIDE = ("query_bias", "key_bias", "value_bias")  # a layer's number may follow
 
 
 def comparable(case: Case, results: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The results, with the gradients of attention's three biases in one array.
+    """The results, with the gradients of each attention's three biases in one array.
 
     That of the key's is zero but for rounding, as softmax takes no notice of what is added to all
     scores of a row: it is to be small beside the others.
     """
     names = result_names(case)
-    if not set(_BESIDE) <= set(names):
+    numbers = [n.removeprefix(_BESIDE[0]) for n in names if n.startswith(_BESIDE[0])]
+    groups = [[name + number for name in _BESIDE] for number in numbers]
+    groups = [group for group in groups if set(group) <= set(names)]
+    if not groups:
         return list(results)
     by_name = dict(zip(names, results, strict=True))
-    joined = np.concatenate([np.ravel(by_name[name]) for name in _BESIDE])
-    by_name[_BESIDE[0]] = joined
-    return [by_name[name] for name in names if name not in _BESIDE[1:]]
+    for group in groups:
+        by_name[group[0]] = np.concatenate([np.ravel(by_name[name]) for name in group])
+        for name in group[1:]:
+            del by_name[name]
+    return list(by_name.values())
 
 
 def without_dropout(case: Case) -> Case | None:

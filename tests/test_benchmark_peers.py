@@ -80,21 +80,39 @@ def test_steps_agree_and_go_on_from_each_other(tmp_path, op, peer_call, peer):
         assert np.abs(third - second[0]).max() > 1e-3
 
 
+def attention_arrays():
+    arrays = {}
+    for part in ("query", "key", "value"):
+        arrays.update({f"{part}_kernel": [4, 2, 2], f"{part}_bias": [2, 2]})
+    return {**arrays, "output_kernel": [2, 2, 4], "output_bias": [4]}
+
+
+def encoder_layers(count):
+    """Of 6 hidden features."""
+    norms = {
+        f"{part}_{w}": [4] for part in ("attention", "feed_forward") for w in ("gamma", "beta")
+    }
+    dense = {"intermediate_kernel": [4, 6], "intermediate_bias": [6]}
+    dense.update({"feed_forward_kernel": [6, 4], "feed_forward_bias": [4]})
+    layer = {**attention_arrays(), **norms, **dense}
+    return {f"{name}_{n + 1}": shape for n in range(count) for name, shape in layer.items()}
+
+
 def model_arrays(op, batch, labels):
-    """A tiny network of the article's: 7 steps, 4 units, 2 heads of 2, 3 classes, 20 words."""
+    """A tiny network: 7 steps, 4 units, 2 heads of 2, 3 classes, 20 words."""
     layer = {"kernel": [4, 16], "recurrent_kernel": [4, 16], "bias": [16]}
     first, second = ({f"{k}_{n}": v for k, v in layer.items()} for n in (1, 2))
     arrays = {"x": [batch, 7, 5]} if op == "rnn" else {"x": {"shape": [batch, 7], "below": 20}}
     if labels:
         arrays["labels"] = {"shape": [batch], "below": 3}
+    if op == "encoder":
+        return {**arrays, "table": [20, 4], **encoder_layers(2), "kernel": [4, 3], "bias": [3]}
     if op != "rnn":
         arrays["table"] = [20, 5]
     first["kernel_1"] = [5, 16]
     arrays.update(first)
     if op == "transformer":
-        for part in ("query", "key", "value"):
-            arrays.update({f"{part}_kernel": [4, 2, 2], f"{part}_bias": [2, 2]})
-        arrays.update({"output_kernel": [2, 2, 4], "output_bias": [4]})
+        arrays.update(attention_arrays())
     return {**arrays, **second, "kernel_3": [4, 3], "bias_3": [3]}
 
 
@@ -102,7 +120,7 @@ def model_arrays(op, batch, labels):
 # rounding, is further from PyTorch's there than the bound for so tiny a network.
 NETWORKS = [
     (op, peer)
-    for op in ("rnn", "attention_model", "transformer")
+    for op in ("rnn", "attention_model", "transformer", "encoder")
     for peer in ("torch", "keras", "onnxruntime")
     if (op, peer) != ("transformer", "keras")
 ]
@@ -136,6 +154,30 @@ def test_flops_of_recurrent_networks(tmp_path):
     assert flops("transformer", "train") == 3 * (both + projections) + 3.5 * attention
 
 
+def test_flops_of_the_encoder(tmp_path):
+    projections, attention = 4 * 2 * 3 * 7 * 4 * 4, 4 * 3 * 7 * 7 * 4
+    feed_forward, dense = 2 * 2 * 3 * 7 * 4 * 6, 2 * 3 * 4 * 3
+    for direction, times, of_attention in (("predict", 1, 1), ("train", 3, 3.5)):
+        arrays = model_arrays("encoder", 3, direction == "train")
+        counted = work.work(read_case(tmp_path, "encoder", arrays=arrays, directions=[direction]))
+        products = 2 * (projections + feed_forward) + dense
+        assert counted.flops == times * products + of_attention * 2 * attention
+    weights = 20 * 4 + 2 * (4 * (16 + 4) + 4 * 4 + 2 * 4 * 6 + 6 + 4) + 4 * 3 + 3
+    assert counted.bytes_written == 3 * 4 * weights
+
+
+def test_kernels_of_every_layer_are_drawn_alike(tmp_path):
+    """The scale of a kernel is that of its sum, whatever stands around its name."""
+    arrays = {"query_kernel_2": [64, 8, 8], "output_kernel_2": [8, 8, 64], "kernel": [64, 64]}
+    norms = {"attention_gamma_2": [4096], "attention_beta_2": [4096]}
+    drawn = read_case(tmp_path, "encoder", arrays={**arrays, **norms}).arrays()
+    for name in arrays:
+        assert drawn[name].std() == pytest.approx(1 / 8, rel=0.1), name
+    for name, mean in zip(norms, (1, 0), strict=True):
+        assert drawn[name].mean() == pytest.approx(mean, abs=0.01)
+        assert drawn[name].std() == pytest.approx(0.1, rel=0.1)
+
+
 def test_a_step_of_adam_goes_through_the_whole_table_and_a_prediction_does_not(tmp_path):
     arrays = model_arrays("attention_model", 1, False)
     case = read_case(tmp_path, "attention_model", arrays=arrays, directions=["predict"])
@@ -151,7 +193,7 @@ def test_a_step_of_adam_goes_through_the_whole_table_and_a_prediction_does_not(t
 
 @pytest.mark.parametrize("peer", ["keras", "onnxruntime"])
 @pytest.mark.parametrize("direction", ["train", "predict"])
-@pytest.mark.parametrize("op", ["attention_model", "transformer"])
+@pytest.mark.parametrize("op", ["attention_model", "transformer", "encoder"])
 def test_the_peers_agree_on_networks_with_attention(tmp_path, op, direction, peer):
     """Whether lamella has their layers or not."""
     arrays = model_arrays(op, 5, direction == "train")
@@ -286,3 +328,20 @@ def test_gradients_that_are_zero_but_for_rounding_are_compared_beside_others(tmp
     np.testing.assert_array_equal(got[names.index("query_bias")], np.concatenate(biases))
     whole = np.concatenate([np.unique(a) for a in got])
     np.testing.assert_array_equal(np.sort(whole), np.arange(len(names)))
+
+
+def test_such_gradients_are_compared_beside_those_of_their_own_layer(tmp_path):
+    case = read_case(
+        tmp_path, "encoder", arrays=model_arrays("encoder", 3, True), directions=["train"]
+    )
+    names = ["loss", *models.weights_of(case.arrays()), "loss after"]
+    values = {name: np.full(2, float(n)) for n, name in enumerate(names)}
+    got = iter(verification.comparable(case, list(values.values())))
+    for name, value in values.items():
+        if name.startswith("query_bias"):
+            number = name[-2:]
+            beside = [values[f"{part}_bias{number}"] for part in ("query", "key", "value")]
+            np.testing.assert_array_equal(next(got), np.concatenate(beside))
+        elif not name.startswith(("key_bias", "value_bias")):
+            np.testing.assert_array_equal(next(got), value)
+    assert next(got, None) is None

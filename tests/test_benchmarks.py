@@ -255,8 +255,10 @@ def test_cases_that_lamella_cannot_run_are_named(monkeypatch):
     assert ours.missing(found["rnn"]) is None
     monkeypatch.delattr(ops, "lstm")
     monkeypatch.delattr(layers, "MultiHeadAttention", raising=False)
+    monkeypatch.delattr(layers, "TransformerEncoder", raising=False)
     assert ours.missing(found["lstm"]) == "ops.lstm"
     assert ours.missing(found["transformer"]) == "layers.MultiHeadAttention"
+    assert ours.missing(found["encoder"]) == "layers.TransformerEncoder"
 
 
 def test_absent_peers_are_named_and_those_asked_for_are_needed(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Keras on JAX, for the article's networks: the whole training step is compiled by XLA.
+"""Keras on JAX, for whole networks: the whole training step is compiled by XLA.
 
 The functional models that a user of Keras writes, trained by a function of `stateless_call` and
 `stateless_apply` under `jax.jit`, which gives the weights' memory to the new weights: less than
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import encoder
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.models import BETA_1, BETA_2, EPSILON, LEARNING_RATE, weights_of
@@ -104,11 +105,46 @@ def _transformer(x: Any, w: Weights) -> Any:
     return _recurrent(_embedded(x, w), w, lambda y: layers.MultiHeadAttention(heads, size)(y, y))
 
 
+class _TransformerEncoder(layers.Layer):
+    """A block of Keras' layers, whose weights come in lamella's order."""
+
+    def __init__(self, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.hidden = hidden
+
+    def build(self, input_shape: Any) -> None:
+        width = input_shape[-1]
+        self.attention = layers.MultiHeadAttention(self.heads, width // self.heads)
+        self.attention_norm = layers.LayerNormalization(epsilon=encoder.EPSILON)
+        self.feed_forward_norm = layers.LayerNormalization(epsilon=encoder.EPSILON)
+        self.intermediate = layers.Dense(self.hidden, activation=encoder.ACTIVATION)
+        self.feed_forward = layers.Dense(width)
+        self.attention.build(input_shape, input_shape)
+        for layer in (self.attention_norm, self.feed_forward_norm, self.intermediate):
+            layer.build(input_shape)
+        self.feed_forward.build((*input_shape[:-1], self.hidden))
+
+    def call(self, x: Any) -> Any:
+        x = self.attention_norm(x + self.attention(x, x))
+        return self.feed_forward_norm(x + self.feed_forward(self.intermediate(x)))
+
+
+def _encoder(x: Any, w: Weights) -> Any:
+    y = _embedded(x, w)
+    y = y + encoder.positions(*y.shape[1:])
+    for each in encoder.by_layer(w):
+        y = _TransformerEncoder(len(each["query_bias"]), len(each["intermediate_bias"]))(y)
+    y = layers.GlobalAveragePooling1D()(y)
+    return layers.Dense(len(w["bias"]), activation="softmax")(y)
+
+
 _NETWORKS: dict[str, Callable[[Any, Weights], Any]] = {
     "cnn": _cnn,
     "rnn": _recurrent,
     "attention_model": _attention,
     "transformer": _transformer,
+    "encoder": _encoder,
 }
 
 

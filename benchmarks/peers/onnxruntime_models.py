@@ -1,7 +1,7 @@
-"""The article's networks as graphs for ONNX Runtime: predictions only.
+"""Whole networks as graphs for ONNX Runtime: predictions only.
 
-Images are NCHW and sequences (T, N, ...), as ONNX has them; the inputs are given so. Attention is
-the runtime's own operator, which computes it in one pass.
+Images are NCHW and sequences of recurrent networks (T, N, ...), as ONNX has them; the inputs are
+given so. Attention is the runtime's own operator, which computes it in one pass.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import encoder
 from benchmarks.cases import Case
 from benchmarks.harness import Side
-from benchmarks.models import weights_of
 from benchmarks.peers.onnxruntime_recurrent import recurrent_node
 from benchmarks.peers.onnxruntime_session import MICROSOFT, Graph, side
 
-Weights = dict[str, np.ndarray]
+Weights = dict[str, np.ndarray]  # of a network, beside its input x
 
 
 def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
@@ -80,26 +80,53 @@ def _attention(graph: Graph, w: Weights) -> str:
     return _recurrent(graph, w, _embedded(graph, w), attend)
 
 
-def _transformer(graph: Graph, w: Weights) -> str:
+def _self_attention(graph: Graph, x: str, w: Weights) -> str:
+    """What attention gives for x (N, T, D), without the bias of the output."""
     width, heads, size = w["query_kernel"].shape
     parts = ("query", "key", "value")
     kernels = [w[f"{part}_kernel"].reshape(width, heads * size) for part in parts]
     biases = [w[f"{part}_bias"].ravel() for part in parts]
+    y = graph.node(
+        "Attention",
+        x,
+        graph.constant(np.concatenate(kernels, axis=1)),
+        graph.constant(np.concatenate(biases)),
+        domain=MICROSOFT,
+        num_heads=heads,
+    )
+    return graph.node("MatMul", y, graph.constant(w["output_kernel"].reshape(heads * size, -1)))
 
+
+def _transformer(graph: Graph, w: Weights) -> str:
     def attend(x: str) -> str:
-        y = graph.node(
-            "Attention",
-            _batch_first(graph, x),
-            graph.constant(np.concatenate(kernels, axis=1)),
-            graph.constant(np.concatenate(biases)),
-            domain=MICROSOFT,
-            num_heads=heads,
-        )
-        output = w["output_kernel"].reshape(heads * size, -1)
-        y = graph.node("MatMul", y, graph.constant(output))
+        y = _self_attention(graph, _batch_first(graph, x), w)
         return _batch_first(graph, graph.node("Add", y, graph.constant(w["output_bias"])))
 
     return _recurrent(graph, w, _embedded(graph, w), attend)
+
+
+def _encoder(graph: Graph, w: Weights) -> str:
+    def normalized_sum(
+        y: str, x: str, bias: np.ndarray, gamma: np.ndarray, beta: np.ndarray
+    ) -> str:
+        more = [graph.constant(array) for array in (gamma, beta, bias)]
+        return graph.node(
+            "SkipLayerNormalization", y, x, *more, domain=MICROSOFT, epsilon=encoder.EPSILON
+        )
+
+    positions = encoder.positions(w["x"].shape[1], w["table"].shape[1])
+    x = graph.node("Add", _embedded(graph, w), graph.constant(positions))
+    for each in encoder.by_layer(w):
+        y = _self_attention(graph, x, each)
+        norms = [each[f"attention_{name}"] for name in ("gamma", "beta")]
+        x = normalized_sum(y, x, each["output_bias"], *norms)
+        y = graph.node("MatMul", x, graph.constant(each["intermediate_kernel"]))
+        y = graph.node("BiasGelu", y, graph.constant(each["intermediate_bias"]), domain=MICROSOFT)
+        y = graph.node("MatMul", y, graph.constant(each["feed_forward_kernel"]))
+        norms = [each[f"feed_forward_{name}"] for name in ("gamma", "beta")]
+        x = normalized_sum(y, x, each["feed_forward_bias"], *norms)
+    average = graph.node("ReduceMean", x, axes=[1], keepdims=0)
+    return _dense(graph, average, w["kernel"], w["bias"])
 
 
 def _embedded(graph: Graph, w: Weights) -> str:
@@ -111,6 +138,7 @@ _NETWORKS: dict[str, Callable[[Graph, Weights], str]] = {
     "rnn": _rnn,
     "attention_model": _attention,
     "transformer": _transformer,
+    "encoder": _encoder,
 }
 
 
@@ -119,8 +147,11 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
     if case.op not in _NETWORKS:
         return None
     graph = Graph()
-    logits = _NETWORKS[case.op](graph, weights_of(arrays))
+    logits = _NETWORKS[case.op](graph, arrays)
     graph.node("Softmax", logits, outputs=("y",), axis=-1)
     x: Any = arrays["x"]
-    x = x.transpose(0, 3, 1, 2) if case.op == "cnn" else x.swapaxes(0, 1)
+    if case.op == "cnn":
+        x = x.transpose(0, 3, 1, 2)
+    elif case.op != "encoder":
+        x = x.swapaxes(0, 1)
     return side(graph.nodes, {"x": np.ascontiguousarray(x)}, graph.constants)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, for inference: the article's networks and some ops as graphs of one node.
+"""ONNX Runtime, for inference: whole networks and some ops as graphs of one node.
 
 Graphs are NCHW, as ONNX has it, with weights as constants (so that the runtime packs them once) and
 fixed shapes. Inputs are bound once; every run makes its output anew, as for the other sides.

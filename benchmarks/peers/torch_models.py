@@ -1,4 +1,4 @@
-"""The article's networks in PyTorch: channels_last, fused Adam, inference mode.
+"""Whole networks in PyTorch: channels_last, fused Adam, inference mode.
 
 Every layer takes lamella's weights and gives its gradients in lamella's order and layout, so that a
 network is a list of layers.
@@ -6,6 +6,7 @@ network is a list of layers.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks import encoder
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.models import BETA_1, BETA_2, EPSILON, LEARNING_RATE, weights_of
@@ -160,6 +162,44 @@ class MultiHeadSelfAttention(Layer):
         return self.as_ours([each for each in found if each is not None])
 
 
+class TransformerEncoder(Layer):
+    """nn.TransformerEncoderLayer without dropout."""
+
+    def __init__(self, w: Weights) -> None:
+        super().__init__()
+        self.attention = MultiHeadSelfAttention(*_attention_weights(w))
+        width, hidden = w["intermediate_kernel"].shape
+        self.layer = nn.TransformerEncoderLayer(
+            width,
+            self.attention.heads,
+            hidden,
+            dropout=0.0,
+            activation=encoder.ACTIVATION,
+            layer_norm_eps=encoder.EPSILON,
+            batch_first=True,
+        )
+        self.layer.self_attn = self.attention.attention
+        for name, norm in (("attention", self.layer.norm1), ("feed_forward", self.layer.norm2)):
+            norm.weight, norm.bias = _parameter(w[f"{name}_gamma"]), _parameter(w[f"{name}_beta"])
+        for name, linear in self._linear_layers():
+            linear.weight = _parameter(w[f"{name}_kernel"], 1, 0)
+            linear.bias = _parameter(w[f"{name}_bias"])
+
+    def _linear_layers(self) -> list[tuple[str, nn.Linear]]:
+        return [("intermediate", self.layer.linear1), ("feed_forward", self.layer.linear2)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+    def gradients(self) -> list[np.ndarray]:
+        found = self.attention.gradients()
+        for norm in (self.layer.norm1, self.layer.norm2):
+            found += [_gradient(norm.weight), _gradient(norm.bias)]
+        for _, linear in self._linear_layers():
+            found += [_gradient(linear.weight, 1, 0), _gradient(linear.bias)]
+        return found
+
+
 # -- networks ---------------------------------------------------------------------------------
 
 
@@ -194,10 +234,35 @@ def _attention(w: Weights) -> list[Layer]:
     return [Embedding(w["table"]), *_recurrent(w, attend)]
 
 
-def _transformer(w: Weights) -> list[Layer]:
+def _attention_weights(w: Weights) -> list[np.ndarray]:
     parts = ("query", "key", "value", "output")
-    weights = [w[f"{part}_{kind}"] for part in parts for kind in ("kernel", "bias")]
-    return [Embedding(w["table"]), *_recurrent(w, MultiHeadSelfAttention(*weights))]
+    return [w[f"{part}_{kind}"] for part in parts for kind in ("kernel", "bias")]
+
+
+def _transformer(w: Weights) -> list[Layer]:
+    attend = MultiHeadSelfAttention(*_attention_weights(w))
+    return [Embedding(w["table"]), *_recurrent(w, attend)]
+
+
+def _place(x: torch.Tensor) -> torch.Tensor:
+    return x + _positions(*x.shape[1:])
+
+
+@functools.cache
+def _positions(steps: int, width: int) -> torch.Tensor:
+    return torch.from_numpy(encoder.positions(steps, width))
+
+
+def _encoder(w: Weights) -> list[Layer]:
+    blocks = [TransformerEncoder(each) for each in encoder.by_layer(w)]
+    average = Function(lambda x: x.mean(dim=1))
+    return [
+        Embedding(w["table"]),
+        Function(_place),
+        *blocks,
+        average,
+        Dense(w["kernel"], w["bias"]),
+    ]
 
 
 _NETWORKS = {
@@ -205,6 +270,7 @@ _NETWORKS = {
     "rnn": _recurrent,
     "attention_model": _attention,
     "transformer": _transformer,
+    "encoder": _encoder,
 }
 
 
