@@ -207,7 +207,7 @@ def test_memory_is_counted_and_runs_out(device):
 def test_ops_refuse_arrays_of_the_host(device):
     x = np.ones((2, 3), np.float32)
     array = device.asarray(x)
-    with pytest.raises(TypeError, match="dense: kernel must be a lamella.cuda.Array, got ndarray"):
+    with pytest.raises(TypeError, match=r"dense: kernel must be a lamella.cuda.Array, got ndarray"):
         ops.dense(array, np.ones((3, 2), np.float32))
     with pytest.raises(TypeError, match="dense: kernel must be a NumPy array, got Array"):
         ops.dense(x, device.asarray(np.ones((3, 2), np.float32)))

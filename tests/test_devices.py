@@ -8,7 +8,15 @@ import pytest
 import lamella
 from lamella import devices, utils
 from lamella.layers import (
-    LSTM, Attention, Conv2D, Dense, Dropout, Embedding, Flatten, Input, MaxPooling2D,
+    LSTM,
+    Attention,
+    Conv2D,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Input,
+    MaxPooling2D,
     MultiHeadAttention,
 )  # fmt: skip
 from lamella.models import Sequential, load_model
@@ -98,7 +106,7 @@ def test_training_is_that_of_the_cpu(name, make):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_moves_in_the_middle_of_training(name, tmp_path):
-    layers, x = cnn()
+    _, x = cnn()
     whole, _, _ = trained(cnn, "cpu")
     utils.set_random_seed(5)
     model = Sequential(cnn()[0])

@@ -6,6 +6,7 @@ unless `to_numpy` or `like` is called.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,27 @@ def squeeze(array: Any, axis: int) -> Any:
     """Return a view without an axis of size 1."""
     place = axis + array.ndim if axis < 0 else axis
     return array.reshape(*array.shape[:place], *array.shape[place + 1 :])
+
+
+def transposed(array: Any, axes: Sequence[int]) -> Any:
+    """Return a C-contiguous array with its axes in this order."""
+    if device_module(array) is None:
+        return np.ascontiguousarray(array.transpose(axes))
+    return array.transpose(axes)
+
+
+def contiguous(array: Any) -> Any:
+    """Return `array`, or a C-contiguous copy; a device's arrays are contiguous."""
+    return np.ascontiguousarray(array) if device_module(array) is None else array
+
+
+def with_zeros(array: Any, counts: np.ndarray) -> Any:
+    """Return `array` with zeros where `counts`, a bool array that broadcasts to it, is False.
+
+    On a device an infinite or NaN element becomes NaN instead.
+    """
+    if device_module(array) is None:
+        return np.where(counts, array, np.float32(0))
+    from lamella import ops
+
+    return ops.multiply(array, like(array, counts.astype(np.float32)))

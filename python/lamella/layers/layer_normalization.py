@@ -9,6 +9,7 @@ import numpy as np
 
 from lamella import ops
 from lamella.arguments import number
+from lamella.arrays import like
 from lamella.layers.arguments import reject
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.normalized_axes import NormalizedAxes
@@ -225,7 +226,7 @@ class UnitNormalization(Layer):
         positions = self._axes.positions(x.shape)
         sizes = [x.shape[position] for position in positions]
         count = max(1, int(np.prod(sizes)))
-        gamma = np.full(sizes, 1 / np.sqrt(count), np.float32)
+        gamma = like(x, np.full(sizes, 1 / np.sqrt(count), np.float32))
         return gamma, {"axis": tuple(positions), "epsilon": 1e-24 / count}
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:

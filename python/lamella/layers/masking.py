@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lamella.arguments import number
+from lamella.arrays import to_numpy, with_zeros
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape
 from lamella.registry import register
@@ -53,13 +54,12 @@ class Masking(Layer):
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> np.ndarray:
         # As float32: 0.1 must be what the data's 0.1 became.
-        counts: np.ndarray = (inputs != np.float32(self.mask_value)).any(axis=-1)
+        counts: np.ndarray = (to_numpy(inputs) != np.float32(self.mask_value)).any(axis=-1)
         return counts
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
         counts = self.compute_mask(x)[..., np.newaxis]
-        zero = np.float32(0)
-        return np.where(counts, x, zero), lambda dy: np.where(counts, dy, zero)
+        return with_zeros(x, counts), lambda dy: with_zeros(dy, counts)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

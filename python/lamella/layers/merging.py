@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lamella import masks, ops
+from lamella.arrays import like
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes, broadcast, common_batch
 from lamella.registry import register
@@ -179,7 +180,7 @@ class Average(_Elementwise):
 
 
 def _share(x: list[np.ndarray]) -> np.ndarray:
-    return np.full(1, 1 / len(x), np.float32)
+    return like(x[0], np.full(1, 1 / len(x), np.float32))
 
 
 @register("layer")

@@ -9,6 +9,7 @@ import numpy as np
 
 from lamella import initializers, masks, ops
 from lamella.arguments import number
+from lamella.arrays import is_on_device
 from lamella.layers.arguments import reject
 from lamella.layers.base import Pullback
 from lamella.layers.scale_and_center import ScaleAndCenter
@@ -163,12 +164,22 @@ str or Initializer
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
         keep, take = np.float32(self.momentum), np.float32(1 - self.momentum)
+        if is_on_device(mean):
+            self._move_on_device(mean, variance, float(keep), float(take))
+            return
         for moving, batch in (
             (self.moving_mean.value, mean),
             (self.moving_variance.value, variance),
         ):
             moving *= keep
             moving += batch * take
+
+    def _move_on_device(self, mean: Any, variance: Any, keep: float, take: float) -> None:
+        for weight, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            share = batch.copy()
+            ops.scale_(share, take)
+            ops.scale_(weight.value, keep)
+            ops.accumulate_(weight.value, share)
 
     def get_config(self) -> dict[str, Any]:
         serialize = initializers.serialize
@@ -191,6 +202,8 @@ def _counting(mask: np.ndarray) -> Callable[..., Any]:
     def vjp(
         x: np.ndarray, gamma: Any, beta: Any, *_: None, needs: Any, epsilon: float
     ) -> tuple[Any, Callable[..., Any]]:
+        if is_on_device(x):
+            raise ValueError("statistics of a masked batch are computed on the CPU only")
         rows = masks.spread(mask, x.shape[:-1])
         if not rows.any():
             raise ValueError("every step is masked: there is nothing to take statistics of")

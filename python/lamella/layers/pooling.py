@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lamella import ops
+from lamella.arrays import like, squeeze, with_zeros
 from lamella.layers.arguments import channels_last, choice, flag, integers
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, window_shape
@@ -370,26 +371,27 @@ class GlobalAveragePooling1D(_GlobalPooling):
         if mask is None:
             return super().forward(x, training)
         # The mean as a product with each step's share (N, 1, T).
-        y, pull = ops.matmul.vjp(_shares(mask), _counted(x, mask), needs=(False, True))
+        y, pull = ops.matmul.vjp(_shares(x, mask), _counted(x, mask), needs=(False, True))
         shape = y.shape
-        return self._with_positions(y[:, 0]), lambda dy: pull(dy.reshape(shape))[1]
+        return self._with_positions(squeeze(y, 1)), lambda dy: pull(dy.reshape(shape))[1]
 
     def call(
         self, x: np.ndarray, training: bool = False, mask: np.ndarray | None = None
     ) -> np.ndarray:
         if mask is None:
             return super().call(x, training)
-        return self._with_positions(ops.matmul(_shares(mask), _counted(x, mask))[:, 0])
+        y = ops.matmul(_shares(x, mask), _counted(x, mask))
+        return self._with_positions(squeeze(y, 1))
 
 
 def _counted(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # NaN in a step that does not count must not reach the mean.
-    return np.where(mask[..., np.newaxis], x, np.float32(0))
+    return with_zeros(x, mask[..., np.newaxis])
 
 
-def _shares(mask: np.ndarray) -> np.ndarray:
+def _shares(x: Any, mask: np.ndarray) -> Any:
     counts = np.maximum(np.count_nonzero(mask, axis=1), 1).astype(np.float32)
-    return (mask / counts[:, np.newaxis])[:, np.newaxis]
+    return like(x, (mask / counts[:, np.newaxis])[:, np.newaxis].astype(np.float32))
 
 
 @register("layer")

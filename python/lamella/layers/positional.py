@@ -11,6 +11,7 @@ import numpy as np
 
 from lamella import ops
 from lamella.arguments import number
+from lamella.arrays import like, transposed
 from lamella.layers.arguments import integer
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
@@ -131,7 +132,7 @@ class PositionalEncoding(Layer):
 
     def call(self, x: np.ndarray, training: bool = False, start_index: int = 0) -> np.ndarray:
         steps, width = x.shape[1:]
-        return ops.add(x, self._encoding(steps, width, start_index))
+        return ops.add(x, like(x, self._encoding(steps, width, start_index)))
 
     def compute_output_shape(self, input_shape: Shape, start_index: int = 0) -> Shape:
         return input_shape
@@ -238,22 +239,28 @@ class RotaryEmbedding(Layer):
 
     def _as_heads(self, x: np.ndarray) -> np.ndarray:
         """Return x as (N, S, A, E)."""
-        moved = np.moveaxis(x, self._axes(x.ndim), (1, -1))
+        moved = transposed(x, self._order(x.ndim))
         heads = int(np.prod(moved.shape[2:-1]))
-        return np.ascontiguousarray(moved).reshape(*moved.shape[:2], heads, moved.shape[-1])
+        return moved.reshape(*moved.shape[:2], heads, moved.shape[-1])
+
+    def _order(self, rank: int) -> list[int]:
+        """Return the axes of x in the order N, S, others, E."""
+        steps, features = self._axes(rank)
+        others = [axis for axis in range(1, rank) if axis not in (steps, features)]
+        return [0, steps, *others, features]
 
     def _like(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return y (N, S, A, E) in the form of x."""
-        axes = self._axes(x.ndim)
-        shape = np.moveaxis(x, axes, (1, -1)).shape
-        return np.ascontiguousarray(np.moveaxis(y.reshape(shape), (1, -1), axes))
+        order = self._order(x.ndim)
+        moved = y.reshape(*(x.shape[axis] for axis in order))
+        return transposed(moved, [order.index(axis) for axis in range(x.ndim)])
 
     def forward(
         self, x: np.ndarray, training: bool, start_index: int = 0
     ) -> tuple[np.ndarray, Pullback]:
         heads = self._as_heads(x)
         turns = self._turns(heads.shape[1], heads.shape[3], start_index)
-        y, pull = ops.rotary_embedding.vjp(heads, *turns)
+        y, pull = ops.rotary_embedding.vjp(heads, *(like(x, turn) for turn in turns))
 
         def pullback(dy: np.ndarray) -> np.ndarray:
             d_heads, _, _ = pull(self._as_heads(dy))
@@ -265,7 +272,7 @@ class RotaryEmbedding(Layer):
     def call(self, x: np.ndarray, training: bool = False, start_index: int = 0) -> np.ndarray:
         heads = self._as_heads(x)
         turns = self._turns(heads.shape[1], heads.shape[3], start_index)
-        return self._like(ops.rotary_embedding(heads, *turns), x)
+        return self._like(ops.rotary_embedding(heads, *(like(x, turn) for turn in turns)), x)
 
     def compute_output_shape(self, input_shape: Shape, start_index: int = 0) -> Shape:
         return input_shape

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lamella import ops, registry
-from lamella.arrays import copy_to, expand_dims, is_on_device, like, squeeze
+from lamella.arrays import copy_to, expand_dims, squeeze, with_zeros
 from lamella.layers.arguments import flag
 from lamella.layers.base import Pullback
 from lamella.layers.recurrent_cells import RecurrentCell, Walk, checked_states
@@ -222,7 +222,7 @@ class RNN(Wrapper):
         y = states[-len(self._cells[-1].state_sizes)]
         if self.return_sequences:
             zeros = self._zeros(mask)
-            y = outputs if zeros is None else _cleared(outputs, zeros)
+            y = outputs if zeros is None else with_zeros(outputs, zeros)
         return (y, *states) if self.return_state else y
 
     def _zeros(self, mask: Any) -> np.ndarray | None:
@@ -264,7 +264,7 @@ class RNN(Wrapper):
             dy, *d_states = dy if self.return_state else (dy, *[None] * len(states))
             d_outputs = dy if self.return_sequences else None
             if zeros is not None and d_outputs is not None:
-                d_outputs = _cleared(d_outputs, zeros)
+                d_outputs = with_zeros(d_outputs, zeros)
             if not self.return_sequences and dy is not None:
                 last = len(states) - len(self._cells[-1].state_sizes)
                 known = d_states[last]
@@ -431,10 +431,3 @@ class RNN(Wrapper):
             made = [layer_from_config(part, custom_objects) for part in parts]
             config = {**config, "cell": made if isinstance(cell, (list, tuple)) else made[0]}
         return super().from_config(config, custom_objects)
-
-
-def _cleared(array: Any, kept: np.ndarray) -> Any:
-    """Return `array` with zeros where `kept` (N, T, 1) is False."""
-    if is_on_device(array):
-        return ops.multiply(array, like(array, kept.astype(np.float32)))
-    return np.where(kept, array, np.float32(0))

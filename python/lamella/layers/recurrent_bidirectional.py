@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lamella import ops, registry
+from lamella.arrays import contiguous, like
 from lamella.layers.base import Pullback
 from lamella.layers.recurrent import RNN
 from lamella.layers.shapes import Shapes
@@ -177,7 +178,7 @@ class Bidirectional(Wrapper):
 
     def _in_order(self, ahead: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reverse the second layer's sequence, as Keras does: its own inverse."""
-        return ahead, np.ascontiguousarray(back[:, ::-1])
+        return ahead, contiguous(back[:, ::-1])
 
     def _merged(self, ahead: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
         if self.merge_mode is None:
@@ -187,7 +188,7 @@ class Bidirectional(Wrapper):
         if self.merge_mode == "mul":
             return (ops.multiply(ahead, back),)
         total = ops.add(ahead, back)
-        return (total if self.merge_mode == "sum" else ops.multiply(total, _HALF),)
+        return (total if self.merge_mode == "sum" else ops.multiply(total, like(total, _HALF)),)
 
     def forward(self, x: Any, training: bool, mask: Any = None) -> tuple[Any, Pullback]:
         first, second = self._halves(x)
@@ -221,7 +222,7 @@ class Bidirectional(Wrapper):
             count = 2 if self.merge_mode is None else 1
             d_ahead, d_back = self._unmerged(d_all[:count], factors, width)
             if self.return_sequences and d_back is not None:
-                d_back = np.ascontiguousarray(d_back[:, ::-1])
+                d_back = contiguous(d_back[:, ::-1])
             d_states = d_all[count:]
             own = self._state_count
             if self.return_state:
@@ -247,11 +248,11 @@ class Bidirectional(Wrapper):
         if d is None:
             return None, None
         if self.merge_mode == "concat":
-            return np.ascontiguousarray(d[..., :width]), np.ascontiguousarray(d[..., width:])
+            return contiguous(d[..., :width]), contiguous(d[..., width:])
         if self.merge_mode == "mul":
             return ops.multiply(d, factors[1]), ops.multiply(d, factors[0])
         if self.merge_mode == "ave":
-            d = ops.multiply(d, _HALF)
+            d = ops.multiply(d, like(d, _HALF))
         return d, d
 
     def __call__(  # type: ignore[override]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lamella import ops
+from lamella.arrays import contiguous, expand_dims, is_on_device, like, squeeze, transposed, zeros
 from lamella.layers.arguments import channels_last, integer, integers
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape, Shapes
@@ -166,10 +168,10 @@ class Permute(Layer):
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
         inverse = self._inverse
-        return self.call(x), lambda dy: np.ascontiguousarray(dy.transpose(inverse))
+        return self.call(x), lambda dy: transposed(dy, inverse)
 
     def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        return np.ascontiguousarray(x.transpose(self._order))
+        return transposed(x, self._order)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape[axis] for axis in self._order)
@@ -207,10 +209,18 @@ class RepeatVector(Layer):
         self.n = integer(self, "n", n)
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
+        if is_on_device(x):
+            y, pull = ops.multiply.vjp(expand_dims(x, 1), self._ones(x), needs=(True, False))
+            return y, lambda dy: squeeze(pull(dy)[0], 1)
         return self.call(x), lambda dy: dy.sum(axis=1)
 
     def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        if is_on_device(x):
+            return ops.multiply(expand_dims(x, 1), self._ones(x))
         return np.repeat(x[:, np.newaxis], self.n, axis=1)
+
+    def _ones(self, x: Any) -> Any:
+        return like(x, np.ones((1, self.n, 1), np.float32))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.n, input_shape[1])
@@ -258,12 +268,13 @@ class ZeroPadding2D(Layer):
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
         inside = self._inside(x.shape)
-        return self.call(x), lambda dy: np.ascontiguousarray(dy[inside])
+        return self.call(x), lambda dy: contiguous(dy[inside])
 
     def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         (top, bottom), (left, right) = self.padding
         batch, height, width, channels = x.shape
-        y = np.zeros((batch, top + height + bottom, left + width + right, channels), x.dtype)
+        shape = (batch, top + height + bottom, left + width + right, channels)
+        y = zeros(x, shape) if is_on_device(x) else np.zeros(shape, x.dtype)
         y[self._inside(x.shape)] = x
         return y
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lamella import ops, regularizers
+from lamella.arrays import expand_dims, squeeze, zeros
 from lamella.layers.arguments import flag
 from lamella.layers.attention_inputs import as_mask, visibility
 from lamella.layers.base import Pullback
@@ -195,7 +196,7 @@ class TransformerEncoder(TransformerBlock):
         def pullback(dy: Any) -> Any:
             if return_attention_scores:
                 dy, attention.d_weights = dy
-                dy = np.zeros_like(y) if dy is None else dy
+                dy = zeros(y, y.shape) if dy is None else dy
             dx = pull(dy)
             dx = dx if needed else None
             return (dx, *[None] * len(given)) if isinstance(x, (list, tuple)) else dx
@@ -516,13 +517,13 @@ class TransformerDecoder(TransformerBlock):
             x = self._convert(x)
             if x.ndim not in (2, 3):
                 raise self.error(f"step expects (batch, features) or steps of it, got {x.shape}")
-            steps = x[:, np.newaxis] if x.ndim == 2 else x
+            steps = expand_dims(x, 1) if x.ndim == 2 else x
             self.check_input_shape(steps.shape)
             y = self._take(steps, cache)
         except NAMED_ERRORS as error:
             name_error(error, self)
             raise
-        return y[:, 0] if x.ndim == 2 else y
+        return squeeze(y, 1) if x.ndim == 2 else y
 
     def _take(self, x: np.ndarray, cache: DecoderCache) -> np.ndarray:
         def itself(z: np.ndarray) -> np.ndarray:

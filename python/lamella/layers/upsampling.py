@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lamella import ops
+from lamella.arrays import is_on_device, like
 from lamella.layers.arguments import channels_last, choice, integers
 from lamella.layers.base import Layer, Pullback
 from lamella.layers.shapes import Shape
@@ -55,15 +57,40 @@ class UpSampling2D(Layer):
         self.interpolation = choice(self, "interpolation", interpolation, ("nearest", "bilinear"))
 
     def forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, Pullback]:
+        if is_on_device(x):
+            self._expect_nearest()
+            return self._repeated_vjp(x)
         rows, columns = self.size
         pull = _pull_linear if self.interpolation == "bilinear" else _pull_repeated
         return self.call(x), lambda dy: pull(pull(dy, 2, columns), 1, rows)
 
     def call(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        if is_on_device(x):
+            self._expect_nearest()
+            return self._repeated_vjp(x)[0]
         rows, columns = self.size
         if self.interpolation == "bilinear":
             return _linear(_linear(x, 1, rows), 2, columns)
         return x.repeat(rows, axis=1).repeat(columns, axis=2)
+
+    def _expect_nearest(self) -> None:
+        if self.interpolation != "nearest":
+            raise self.error("interpolation='bilinear' is computed on the CPU only")
+
+    def _repeated_vjp(self, x: Any) -> tuple[Any, Pullback]:
+        """Repeat pixels by a product with ones, which the device has a kernel for."""
+        batch, height, width, channels = x.shape
+        rows, columns = self.size
+        ones = like(x, np.ones((1, 1, rows, 1, columns, 1), np.float32))
+        split = x.reshape(batch, height, 1, width, 1, channels)
+        y, pull = ops.multiply.vjp(split, ones, needs=(True, False))
+        shape = y.shape
+
+        def pullback(dy: Any) -> Any:
+            dx: Any = pull(dy.reshape(*shape))[0]
+            return dx.reshape(batch, height, width, channels)
+
+        return y.reshape(batch, height * rows, width * columns, channels), pullback
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, *sizes, channels = input_shape
