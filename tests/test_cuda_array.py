@@ -41,6 +41,9 @@ def test_layouts_and_dtypes_that_arrays_have_not(device):
     for wrong in (x.astype(">f4"), x.astype(complex), np.array(["a"]), np.array([None])):
         with pytest.raises(TypeError, match="no elements of dtype"):
             device.asarray(wrong)
+    for wrong in ([1.0], 1.0, np.float32(1), None):
+        with pytest.raises(TypeError, match="asarray: the argument must be a NumPy array, got"):
+            device.asarray(wrong)
     with pytest.raises(TypeError, match="no elements of dtype complex"):
         device.empty(3, "complex64")
 
@@ -60,7 +63,7 @@ def test_parts_are_those_of_numpy(device, key, rng):
     x[key] = value
     array[key] = value
     np.testing.assert_array_equal(array.numpy(), x)
-    array[key] = device.asarray(value * 2)
+    array[key] = device.asarray(np.asarray(value * 2))
     x[key] = value * 2
     np.testing.assert_array_equal(array.numpy(), x)
     array[key] = 0.5

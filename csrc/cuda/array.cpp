@@ -94,6 +94,10 @@ std::vector<std::int64_t> strides_of(const Shape& shape) {
 }
 
 Array from_numpy(py::handle object) {
+  if (!py::isinstance<py::array>(object)) {
+    throw TypeError(message("lamella.cuda.asarray: the argument must be a NumPy array, got ",
+                            std::string(py::str(py::type::handle_of(object).attr("__name__")))));
+  }
   const auto given = py::reinterpret_borrow<py::array>(object);
   const DType dtype = dtype_of(given.dtype());
   const py::array elements = py::array::ensure(given, py::array::c_style);
