@@ -20,7 +20,7 @@ bool windows_tile(const conv2d::Problem& p) {
     return a.kernel == a.stride && a.dilation == 1 && a.pad_before == 0 &&
            a.input == a.output * a.stride;
   };
-  return p.groups == 1 && p.taps() > 1 && tiles(p.height) && tiles(p.width);
+  return p.groups == 1 && p.taps() > 1 && tiles(p.height) && tiles(p.width) && fits_gather(p);
 }
 
 // Element (row, column): row is a pixel of dz, column is (tap, channel).
@@ -70,12 +70,18 @@ struct WindowFinish {
   }
 };
 
+// The product's columns are the channels of a convolution with one tap, whose kernel is the same
+// array.
 void tile_windows(const conv2d::Problem& p, const float* dz, const float* kernel,
                   const conv2d::Output& dx) {
-  const std::int64_t pixels = p.batch * p.height.output * p.width.output;
-  const std::int64_t columns = p.taps() * p.channels;
-  const gemm::Strided<float, false> rows{dz, {}, pixels, p.filters, p.filters, false};
-  const gemm::Strided<float, false> weights{kernel, {}, columns, p.filters, p.filters, false};
+  const auto one_tap = [](const WindowAxis& a) {
+    return WindowAxis{a.output, 1, 1, 1, 0, 0, a.output};
+  };
+  const conv2d::Problem pixelwise{
+      p.batch, one_tap(p.height), one_tap(p.width), p.taps() * p.channels, p.filters, 1};
+  const GatherAxes axes = forward_axes(pixelwise);
+  const Gather<float> pixels(dz, axes, p.batch, p.filters, 1);
+  const TurnedKernel<float> weights(kernel, pixelwise, axes);
   const WindowFinish finish{dx,
                             Divisor(p.height.output * p.width.output),
                             Divisor(p.width.output),
@@ -83,7 +89,12 @@ void tile_windows(const conv2d::Problem& p, const float* dz, const float* kernel
                             Divisor(p.width.kernel),
                             static_cast<int>(p.height.kernel),
                             p.channels % 4 == 0 && aligned_for_vectors(dx.data, dx.pre_activation)};
-  gemm::product(gemm::FmaTiles{}, op, {pixels, columns, p.filters}, rows, weights, finish);
+  gemm::product(gemm::FmaTiles{}, op, {pixels.rows, pixelwise.channels, p.filters}, pixels, weights,
+                finish);
+}
+
+bool is_plain(const conv2d::Output& dx) {
+  return dx.bias == nullptr && dx.pre_activation == nullptr && dx.activation.kind == Kind::linear;
 }
 
 class Phases {
@@ -105,20 +116,15 @@ class Phases {
     }
     if (!fits) return launch(op, elements(size, 1), sum_directly<DirectInput>, direct_, dx_);
     // Positions that no window holds.
-    if (!all_met && is_plain()) fill_bytes(dx_.data, 0, static_cast<std::size_t>(size) * 4);
+    if (!all_met && is_plain(dx_)) fill_bytes(dx_.data, 0, static_cast<std::size_t>(size) * 4);
     for_each(down, right, [&](const GatherAxes& axes) {
-      if (axes.slots() > 0 || !is_plain()) run_phase(axes);
+      if (axes.slots() > 0 || !is_plain(dx_)) run_phase(axes);
     });
   }
 
  private:
   // Launches, each of a product that has the stride's square less to do.
   static constexpr std::int64_t most_phases = 1024;
-
-  bool is_plain() const {
-    return dx_.bias == nullptr && dx_.pre_activation == nullptr &&
-           dx_.activation.kind == Kind::linear;
-  }
 
   template <class Body>
   void for_each(std::int64_t down, std::int64_t right, const Body& body) const {
@@ -160,13 +166,12 @@ void input_gradient(const conv2d::Problem& p, const float* dz, const float* kern
                     const conv2d::Output& dx) {
   if (p.batch == 0) return;
   if (p.depthwise()) return depthwise_input_gradient(p, dz, kernel, dx);
-  if (is_product(p) && p.groups == 1) {
+  if (is_product(p) && p.groups == 1 && is_plain(dx)) {
     const std::int64_t pixels = p.batch * p.height.output * p.width.output;
     const gemm::Strided<float, false> rows{dz, {}, pixels, p.filters, p.filters, false};
     const gemm::Strided<float, false> weights{kernel, {}, p.channels, p.filters, p.filters, false};
-    const bool vectors = p.channels % 4 == 0 && aligned_for_vectors(dx.data, dx.pre_activation);
-    const gemm::Activate finish{dx.data, dx.pre_activation, {},           p.channels,
-                                vectors, dx.bias,           dx.activation};
+    const bool vectors = p.channels % 4 == 0 && aligned_for_vectors(dx.data);
+    const gemm::Store finish{dx.data, {}, p.channels, vectors, false, nullptr};
     return gemm::product(gemm::FmaTiles{}, op, {pixels, p.channels, p.filters}, rows, weights,
                          finish);
   }
