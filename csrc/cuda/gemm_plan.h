@@ -48,7 +48,8 @@ constexpr double clocks(const TileCost& tile, std::int64_t blocks, std::int64_t 
 template <class Steps>
 constexpr Plan plan(const TileCost* tiles, int count, std::int64_t m, std::int64_t n,
                     std::int64_t results, const Steps& steps, int multiprocessors) {
-  constexpr int candidates[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128};
+  constexpr int candidates[] = {1,  2,  3,  4,  5,  6,  8,   10,  12,  16,  20,
+                                24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512};
   constexpr double second_kernel = 4000;  // clocks
   constexpr double copy_bytes = 16;       // a clock and multiprocessor
   constexpr std::int64_t fewest_steps = 16;

@@ -27,7 +27,7 @@ void correlate(const conv2d::Problem& p, const float* x, const float* kernel,
     const gemm::Strided<float, false> image{x, {}, pixels, depth, depth, false};
     const gemm::Activate finish{y.data,  y.pre_activation, {},          p.filters,
                                 vectors, y.bias,           y.activation};
-    return gemm::product(gemm::FmaTiles{}, "conv2d", product, image, weights, finish);
+    return gemm::product(ConvolutionTiles{}, "conv2d", product, image, weights, finish);
   }
   const DirectForward direct{DirectProblem(p), x, kernel};
   if (!fits_gather(p)) {
@@ -37,7 +37,7 @@ void correlate(const conv2d::Problem& p, const float* x, const float* kernel,
   const GatherAxes axes = forward_axes(p);
   const Gather<float> image(x, axes, p.batch, p.channels, p.groups);
   const ConvolutionFinish finish(y, direct, axes, p.groups, is_padded(p), vectors);
-  gemm::product(gemm::FmaTiles{}, "conv2d", product, image, weights, finish);
+  gemm::product(ConvolutionTiles{}, "conv2d", product, image, weights, finish);
 }
 
 namespace {

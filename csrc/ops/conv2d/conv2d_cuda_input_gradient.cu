@@ -89,8 +89,8 @@ void tile_windows(const conv2d::Problem& p, const float* dz, const float* kernel
                             Divisor(p.width.kernel),
                             static_cast<int>(p.height.kernel),
                             p.channels % 4 == 0 && aligned_for_vectors(dx.data, dx.pre_activation)};
-  gemm::product(gemm::FmaTiles{}, op, {pixels.rows, pixelwise.channels, p.filters}, pixels, weights,
-                finish);
+  gemm::product(ConvolutionTiles{}, op, {pixels.rows, pixelwise.channels, p.filters}, pixels,
+                weights, finish);
 }
 
 bool is_plain(const conv2d::Output& dx) {
@@ -149,7 +149,7 @@ class Phases {
     const TurnedKernel<float> weights(kernel_, p_, axes);
     const bool padded = is_padded(axes.h) || is_padded(axes.w);
     const ConvolutionFinish finish(dx_, direct_, axes, p_.groups, padded, vectors);
-    gemm::product(gemm::FmaTiles{}, op, {image.rows, group_channels, image.depth(), p_.groups},
+    gemm::product(ConvolutionTiles{}, op, {image.rows, group_channels, image.depth(), p_.groups},
                   image, weights, finish);
   }
 
@@ -172,7 +172,7 @@ void input_gradient(const conv2d::Problem& p, const float* dz, const float* kern
     const gemm::Strided<float, false> weights{kernel, {}, p.channels, p.filters, p.filters, false};
     const bool vectors = p.channels % 4 == 0 && aligned_for_vectors(dx.data);
     const gemm::Store finish{dx.data, {}, p.channels, vectors, false, nullptr};
-    return gemm::product(gemm::FmaTiles{}, op, {pixels, p.channels, p.filters}, rows, weights,
+    return gemm::product(ConvolutionTiles{}, op, {pixels, p.channels, p.filters}, rows, weights,
                          finish);
   }
   if (windows_tile(p)) return tile_windows(p, dz, kernel, dx);

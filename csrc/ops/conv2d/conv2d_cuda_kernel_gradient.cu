@@ -80,14 +80,14 @@ void product_over_pixels(const conv2d::Problem& p, const float* x, const float* 
   if (is_product(p)) {
     const gemm::Strided<float, true> image{
         x, {nullptr, group_channels}, group_channels, pixels, p.channels, vectors};
-    return gemm::product(gemm::FmaTiles{}, op, product, image, gradient, finish);
+    return gemm::product(ConvolutionTiles{}, op, product, image, gradient, finish);
   }
   if (!fits_gather(p)) {
     const DirectKernel direct{DirectProblem(p), x, dz};
     return launch(op, elements(rows * p.filters, 1), kernel_gradient_directly, direct, dkernel);
   }
   const Patches<float> image(x, forward_axes(p), p.batch, p.channels, p.groups, vectors);
-  gemm::product(gemm::FmaTiles{}, op, product, image, gradient, finish);
+  gemm::product(ConvolutionTiles{}, op, product, image, gradient, finish);
 }
 
 }  // namespace

@@ -10,10 +10,18 @@
 #pragma once
 
 #include "cuda/copy.cuh"
+#include "cuda/gemm_fma.cuh"
 #include "cuda/window.cuh"
 #include "ops/conv2d/conv2d.h"
 
 namespace lamella::device {
+
+// Those of all products, and one for few filters, as first and last convolutions have.
+using ConvolutionTiles = gemm::TileList<gemm::FmaTile<4, 2, 8, 8, 4, 2, 90>,   // 128 x 128
+                                        gemm::FmaTile<4, 1, 8, 8, 4, 4, 85>,   // 128 x 64
+                                        gemm::FmaTile<4, 1, 8, 4, 4, 5, 70>,   // 128 x 32
+                                        gemm::FmaTile<2, 2, 8, 4, 4, 4, 75>,   // 64 x 64
+                                        gemm::FmaTile<2, 2, 4, 4, 4, 6, 60>>;  // 32 x 64
 
 // One axis of a gather: result i reads, through slot s, position i * step + first + s * delta,
 // where that lies in [0, size), and slot s is the kernel's tap tap + s * tap_step. Result i is
@@ -217,7 +225,7 @@ struct TurnedKernel {
       const int tap = (axes.h.tap + row * axes.h.tap_step) * operand_.row_taps + axes.w.tap +
                       column * axes.w.tap_step;
       const T* from = from_ + std::int64_t{tap} * operand_.group_channels * operand_.filters +
-                            product * operand_.group_filters + (at - slot * operand_.group_filters);
+                      product * operand_.group_filters + (at - slot * operand_.group_filters);
       const int rows = row < axes.h.slots ? rows_left_ : 0;
 #pragma unroll
       for (int i = 0; i < Layout::rows; i += row_step) {
