@@ -3,6 +3,7 @@
 #include "cuda/launch.cuh"
 #include "core/memory_pool.h"
 #include "ops/attention/attention_cuda_bias.cuh"
+#include "ops/attention/attention_cuda_decode.h"
 #include "ops/attention/attention_cuda_forward.cuh"
 #include "ops/attention/attention_cuda_launch.cuh"
 
@@ -89,7 +90,11 @@ namespace {
 
 void forward(const Problem& p, const Results& out) {
   if (p.batch * p.queries == 0) return;
-  attend_with_tiles(p, out);
+  if (suits_decoding(p)) {
+    decode(p, out);
+  } else {
+    attend_with_tiles(p, out);
+  }
   if (out.weights != nullptr) weigh_pairs(p, out);
 }
 
