@@ -33,7 +33,7 @@ struct TensorBackward {
   // Rules, lse and terms of query rows: the block's own, or those of the others.
   static constexpr int query_rows = own == Own::queries ? rows : stages * other_rows;
   static constexpr std::size_t bytes = query_rows * (sizeof(RowRule) + 2 * sizeof(float)) +
-                                       (2 * rows * size + 2 * stages * tile) * sizeof(T);
+                                       sizeof(Rows) + (2 * rows * size + 2 * stages * tile) * sizeof(T);
 };
 
 // What a row of queries has in shared memory.
@@ -107,7 +107,13 @@ __global__ void __launch_bounds__(tensor_threads, 2)
 
     // Early keys are seen by most rows, late rows see most keys.
     const BlockPlace place(tiles_of_own, p.right != unbounded);
-    const Rows rows = Rows::of_key_head(p, place.head / p.key_heads, place.head % p.key_heads);
+    // In shared memory: registers are short.
+    Rows* const shared_rows = reinterpret_cast<Rows*>(others + 2 * stages * Tile::tile);
+    if (threadIdx.x == 0) {
+      *shared_rows = Rows::of_key_head(p, place.head / p.key_heads, place.head % p.key_heads);
+    }
+    __syncthreads();
+    const Rows& rows = *shared_rows;
     const int64_t own_tile =
         owns_keys && p.right != unbounded ? tiles_of_own - 1 - place.tile : place.tile;
     const int64_t first = own_tile * Tile::rows;
@@ -115,17 +121,17 @@ __global__ void __launch_bounds__(tensor_threads, 2)
     const int count = static_cast<int>(smaller<int64_t>(Tile::rows, own_count - first));
     const int width = static_cast<int>(p.size);
     const int value_width = static_cast<int>(p.value_size);
-    const int64_t key_stride = p.key_heads * p.size;
-    const int64_t value_stride = p.key_heads * p.value_size;
-    const T* const keys = problem.key + rows.n * p.keys * key_stride + rows.key_head * p.size;
-    const T* const values =
-        problem.value + rows.n * p.keys * value_stride + rows.key_head * p.value_size;
     const auto load_key_rows = [&](int64_t key, int rows_of_tile, T* to, T* to_values) {
       const int valid = static_cast<int>(smaller<int64_t>(rows_of_tile, p.keys - key));
+      const int64_t first_row = (rows.n * p.keys + key) * p.key_heads + rows.key_head;
+      const int64_t key_stride = p.key_heads * p.size;
+      const T* const keys = problem.key + first_row * p.size;
       load_tile<size, tensor_threads>(to, rows_of_tile, valid, width,
-                                      [&](int r) { return keys + (key + r) * key_stride; });
+                                      [&](int r) { return keys + r * key_stride; });
+      const int64_t value_stride = p.key_heads * p.value_size;
+      const T* const values = problem.value + first_row * p.value_size;
       load_tile<size, tensor_threads>(to_values, rows_of_tile, valid, value_width,
-                                      [&](int r) { return values + (key + r) * value_stride; });
+                                      [&](int r) { return values + r * value_stride; });
     };
     const auto load_query_rows = [&](int64_t row, int rows_of_tile, T* to, T* to_dy) {
       const int valid = static_cast<int>(smaller<int64_t>(rows_of_tile, rows.count - row));

@@ -23,13 +23,22 @@ struct TypedResults {
 constexpr int tensor_threads = 128;
 constexpr float most_growth = 8.0f;
 
+// What a block goes by on its way through the keys, in shared memory: registers are short.
+template <class T>
+struct Walk {
+  const T* keys;
+  const T* values;
+  int64_t key_stride, value_stride;
+  Span some, all;  // that one of the rows sees, that all of them see
+};
+
 template <class T, int size, int row_tiles>
 struct TensorForward {
   static constexpr int warp_rows = 16 * row_tiles;
   static constexpr int rows = tensor_threads / 32 * warp_rows;
   static constexpr int tile = tile_keys * size;
   static constexpr std::size_t bytes =
-      rows * sizeof(RowRule) + (rows * size + 4 * tile) * sizeof(T);
+      sizeof(Walk<T>) + rows * sizeof(RowRule) + (rows * size + 4 * tile) * sizeof(T);
 };
 
 // Scores from products: rows of the thread have rules 0 and 8 of each row tile. Returns what they
@@ -81,28 +90,36 @@ __global__ void __launch_bounds__(tensor_threads, row_tiles == 2 ? 2 : 1)
     RowRule* const rules = lamella::device::dynamic_shared<RowRule>();
     T* const queries = reinterpret_cast<T*>(rules + Tile::rows);
     T* const tiles_of_keys = queries + Tile::rows * size;  // two, then two of values
+    Walk<T>* const walk = reinterpret_cast<Walk<T>*>(tiles_of_keys + 4 * Tile::tile);
     const BlockPlace place(tiles_of_rows, p.right != unbounded);
-    const Rows rows = Rows::of_key_head(p, place.head / p.key_heads, place.head % p.key_heads);
     const int64_t first = place.tile * Tile::rows;
-    const int64_t last = smaller<int64_t>(first + Tile::rows, rows.count) - 1;
-    const int count = static_cast<int>(last - first + 1);
-    const Span some = rows.seen_by_some(p, first, last);
-    const Span all = rows.seen_by_all(p, first, last);
-    find_rules(p, rows, first, Tile::rows, rules);
-    __syncthreads();
-
     const int width = static_cast<int>(p.size);
     const int value_width = static_cast<int>(p.value_size);
-    const int64_t key_stride = p.key_heads * p.size;
-    const int64_t value_stride = p.key_heads * p.value_size;
+    int count;
+    {
+      const Rows rows = Rows::of_key_head(p, place.head / p.key_heads, place.head % p.key_heads);
+      const int64_t last = smaller<int64_t>(first + Tile::rows, rows.count) - 1;
+      count = static_cast<int>(last - first + 1);
+      find_rules(p, rows, first, Tile::rows, rules);
+      if (threadIdx.x == 0) {
+        const int64_t key_row = rows.n * p.keys * p.key_heads + rows.key_head;
+        *walk = {problem.key + key_row * p.size,
+                 problem.value + key_row * p.value_size,
+                 p.key_heads * p.size,
+                 p.key_heads * p.value_size,
+                 rows.seen_by_some(p, first, last),
+                 rows.seen_by_all(p, first, last)};
+      }
+      __syncthreads();
+    }
     const auto load_keys_and_values = [&](int64_t key, int stage) {
       const int valid = static_cast<int>(smaller<int64_t>(tile_keys, p.keys - key));
-      const T* const keys =
-          problem.key + (rows.n * p.keys + key) * key_stride + rows.key_head * p.size;
-      const T* const values =
-          problem.value + (rows.n * p.keys + key) * value_stride + rows.key_head * p.value_size;
+      const int64_t key_stride = walk->key_stride;
+      const T* const keys = walk->keys + key * key_stride;
       load_tile<size, tensor_threads>(tiles_of_keys + stage * Tile::tile, tile_keys, valid, width,
                                       [&](int r) { return keys + r * key_stride; });
+      const int64_t value_stride = walk->value_stride;
+      const T* const values = walk->values + key * value_stride;
       load_tile<size, tensor_threads>(tiles_of_keys + (2 + stage) * Tile::tile, tile_keys, valid,
                                       value_width,
                                       [&](int r) { return values + r * value_stride; });
@@ -117,18 +134,18 @@ __global__ void __launch_bounds__(tensor_threads, row_tiles == 2 ? 2 : 1)
 #pragma unroll
     for (int m = 0; m < row_tiles; ++m) maximum[m][0] = maximum[m][1] = minus_infinity();
 
-    int64_t key = some.begin / tile_keys * tile_keys;
-    if (key < some.end) {
+    int64_t key = walk->some.begin / tile_keys * tile_keys;
+    if (key < walk->some.end) {
       load_tile<size, tensor_threads>(queries, Tile::rows, count, width, [&](int r) {
         return problem.query + rules[r].query_row * p.size;
       });
       load_keys_and_values(key, 0);
     }
-    for (int stage = 0; key < some.end; key += tile_keys, stage ^= 1) {
+    for (int stage = 0; key < walk->some.end; key += tile_keys, stage ^= 1) {
       const T* const tile_of_keys = tiles_of_keys + stage * Tile::tile;
       const T* const tile_of_values = tiles_of_keys + (2 + stage) * Tile::tile;
       const bool whole =
-          key >= all.begin && key + tile_keys <= all.end && count == Tile::rows;
+          key >= walk->all.begin && key + tile_keys <= walk->all.end && count == Tile::rows;
       lamella::device::copy_wait<0>();
       bool finite = true;
       if (whole && p.mask == nullptr && p.bias == nullptr) {
@@ -137,7 +154,7 @@ __global__ void __launch_bounds__(tensor_threads, row_tiles == 2 ? 2 : 1)
         finite = __syncthreads_and(
             copied_tile_is_finite<size, tensor_threads>(tile_of_values, tile_keys));
       }
-      if (key + tile_keys < some.end) load_keys_and_values(key + tile_keys, stage ^ 1);
+      if (key + tile_keys < walk->some.end) load_keys_and_values(key + tile_keys, stage ^ 1);
 
       Fragments<row_tiles, tile_keys> s = {};
       add_dots<size, row_tiles, tile_keys>(queries, warp_row, tile_of_keys, 0, s);
