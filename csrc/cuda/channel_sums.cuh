@@ -39,7 +39,8 @@ struct ChannelTile {
 constexpr std::int64_t summed_rows = 16;
 constexpr std::int64_t written_rows = 8;
 
-// Blocks enough to fill the device, if each thread has `least` rows.
+// Blocks enough that one image fills the device, if each thread has `least` rows. How an image is
+// cut does not depend on how many there are, and so neither do its sums.
 inline ChannelTile channel_tile(std::int64_t images, std::int64_t rows, std::int64_t channels,
                                 int width, std::int64_t least) {
   constexpr std::int64_t most_across = 64;
@@ -48,8 +49,7 @@ inline ChannelTile channel_tile(std::int64_t images, std::int64_t rows, std::int
   tile.across = static_cast<int>(ceil_div(units, tile.groups));
   tile.down = channel_threads / tile.across;
   const std::int64_t wanted =
-      ceil_div<std::int64_t>(std::int64_t{properties().multiprocessors} * 32,
-                             larger<std::int64_t>(1, images * tile.groups));
+      ceil_div<std::int64_t>(std::int64_t{properties().multiprocessors} * 32, tile.groups);
   const std::int64_t most = larger<std::int64_t>(1, rows / (least * tile.down));
   tile.each = larger<std::int64_t>(1, ceil_div(rows, smaller(wanted, most)));
   tile.chunks = ceil_div(rows, tile.each);
