@@ -49,6 +49,7 @@ class _Transfer:
         self._module = module
         self._owners: dict[int, tuple[np.ndarray, Any]] = {}
         self._views: list[tuple[np.ndarray, Any]] = []
+        self._results: dict[int, tuple[Any, np.ndarray]] = {}
 
     def there(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -87,7 +88,8 @@ class _Transfer:
             for array, moved in self._views:
                 if moved is value:
                     return array
-            return value.numpy()
+            self._results.setdefault(id(value), (value, value.numpy()))
+            return self._results[id(value)][1]
         if type(value) in (tuple, list):
             return type(value)(self.back(each) for each in value)
         return value
