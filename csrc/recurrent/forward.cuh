@@ -145,7 +145,7 @@ __device__ void load_forward_weights(const ForwardTask& t, const Geometry& g, in
                                      float* to) {
   const std::int64_t row = Cell::gates * t.units;
   for (int phase = 0; phase < Cell::phases; ++phase) {
-    const int width = g.widths[phase];
+    const int width = phase == 0 ? g.widths[0] : g.widths[1];
     const int size = g.terms * width;
     for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
       const int k = i / width;
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(most_warps* device::warp_size)
     const float* phase_weights = weights;
 #pragma unroll 1
     for (int phase = 0; phase < Cell::phases; ++phase) {
-      const int width = g.widths[phase];
+      const int width = phase == 0 ? g.widths[0] : g.widths[1];  // no index: registers
       const WarpGrid grid = WarpGrid::of<Tile>(width, g.warps);
       const bool multiplies = t.multiplies(j, phase);
       bool waits = !g.local() && (j > 0 || phase > 0);
