@@ -188,7 +188,7 @@ __device__ inline float collect(const BackwardTask& t, const Geometry& g, int pa
 }
 
 template <class Cell, class Tile>
-__global__ void __launch_bounds__(most_warps* device::warp_size)
+__global__ void __launch_bounds__(most_warps* device::warp_size, 1)
     backward_steps(BackwardTask t, Cell cell, Geometry g) {
   float* const weights = device::dynamic_shared<float>();
   float* const operand = weights + g.weight_floats;

@@ -194,7 +194,7 @@ __device__ void load_operand(const Geometry& g, int rows, int tile_rows, std::in
 }
 
 template <class Cell, class Tile>
-__global__ void __launch_bounds__(most_warps* device::warp_size)
+__global__ void __launch_bounds__(most_warps* device::warp_size, 1)
     forward_steps(ForwardTask t, Cell cell, Geometry g) {
   float* const weights = device::dynamic_shared<float>();
   float* const operand = weights + g.weight_floats;

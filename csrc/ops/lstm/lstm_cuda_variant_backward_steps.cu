@@ -95,7 +95,7 @@ struct BackwardShare {
 };
 
 template <class Tile>
-__global__ void __launch_bounds__(recurrent::most_warps* gpu::warp_size)
+__global__ void __launch_bounds__(recurrent::most_warps* gpu::warp_size, 1)
     variant_backward_steps(VariantBackward t, BackwardShare share, Geometry g) {
   constexpr int rows_most = Tile::rows;
   const ProjectionShare& p = share.p;

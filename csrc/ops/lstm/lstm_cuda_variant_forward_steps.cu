@@ -66,7 +66,7 @@ __device__ void group_statistics(const Values& values, int rows, int own, int ea
 }
 
 template <class Tile>
-__global__ void __launch_bounds__(recurrent::most_warps* gpu::warp_size)
+__global__ void __launch_bounds__(recurrent::most_warps* gpu::warp_size, 1)
     variant_forward_steps(VariantForward t, ProjectionShare p, Geometry g) {
   constexpr int rows_most = Tile::rows;
   const Variant& v = t.v;

@@ -57,6 +57,7 @@ __device__ float tile_sum(const float* sums, int width, int warps, int sums_stri
                           int column) {
   const int along = recurrent::WarpGrid::of<Tile>(width, warps).along;
   float sum = 0.0f;
+#pragma unroll 4
   for (int w = 0; w < along; ++w) sum += sums[(w * Tile::rows + row) * sums_stride + column];
   return sum;
 }
