@@ -31,6 +31,7 @@ struct Axis {
   // tap falls by tap_step.
   std::int64_t output_step;
   std::int64_t tap_step;
+  Divisor outputs_of_step;
   // Positions from one tap to the next, where both lie inside: others are of no interest, and
   // their distance in the image may overflow.
   std::int64_t step;
@@ -41,6 +42,7 @@ struct Axis {
         dilation(axis.dilation),
         output_step(axis.dilation / std::gcd(axis.stride, axis.dilation)),
         tap_step(axis.stride / std::gcd(axis.stride, axis.dilation)),
+        outputs_of_step(output_step),
         step(smaller(axis.dilation, axis.input)) {}
 
   // The position that the first tap of window `output` reads.
@@ -74,7 +76,7 @@ struct Axis {
       const std::int64_t distance = padded - output * window.stride;
       const std::int64_t tap = dilation.divide(distance);
       if (tap * window.dilation != distance) continue;
-      return {output, tap, (last - output) / output_step + 1};
+      return {output, tap, outputs_of_step.divide(last - output) + 1};
     }
     return {0, 0, 0};
   }

@@ -75,7 +75,7 @@ __device__ void add_tap_row(const Depthwise& p, const FilterChannels<V, one_filt
 
 // KW = 0: any width, stride and dilation. The grid's rows are y's, its pixels tiles of outputs.
 template <int V, int KW, int S, bool one_filter>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     depthwise_forward(const __grid_constant__ Depthwise p, const __grid_constant__ RowGrid grid,
                       const float* __restrict__ x, const float* __restrict__ kernel,
                       const __grid_constant__ conv2d::Output y) {
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(256)
 // Any stride and multiplier: a thread gathers for one position's V channels. one_filter: V filters
 // are V channels; else V is 1.
 template <int V, bool one_filter>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     depthwise_gather(const __grid_constant__ Depthwise p, const __grid_constant__ RowGrid grid,
                      const float* __restrict__ dz, const float* __restrict__ kernel,
                      const __grid_constant__ conv2d::Output dx) {
@@ -194,7 +194,7 @@ struct TapGrid {
 // R x C taps from (group's row * R, column * C) on, over one chunk of pixels; the grid's second
 // axis is the groups. sums: (chunks, taps, filters). x is read once for each group.
 template <int V, int R, int C, bool one_filter>
-__global__ void __launch_bounds__(TapGrid::threads)
+__global__ void __launch_bounds__(TapGrid::threads, 2)
     depthwise_taps(const __grid_constant__ Depthwise p, const __grid_constant__ TapGrid grid,
                    const float* __restrict__ x, const float* __restrict__ dz,
                    float* __restrict__ sums) {

@@ -61,33 +61,47 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-void product_over_pixels(const conv2d::Problem& p, const float* x, const float* dz,
-                         float* dkernel) {
-  if (p.depthwise()) return depthwise_kernel_gradient(p, x, dz, dkernel);
+// Of images [begin, end): the first ones write dkernel, others add to it.
+void product_over_images(const conv2d::Problem& p, std::int64_t begin, std::int64_t end,
+                         const float* all_x, const float* all_dz, float* dkernel) {
   const std::int64_t group_channels = p.channels / p.groups;
   const std::int64_t group_filters = p.filters / p.groups;
   const std::int64_t rows = p.taps() * group_channels;
-  const std::int64_t pixels = p.batch * p.height.output * p.width.output;
+  const std::int64_t image_pixels = p.height.output * p.width.output;
+  const std::int64_t pixels = (end - begin) * image_pixels;
+  const float* const x = all_x + begin * p.height.input * p.width.input * p.channels;
+  const float* const dz = all_dz + begin * image_pixels * p.filters;
   const gemm::Problem product{rows, group_filters, pixels, p.groups};
   const gemm::Offsets offsets{nullptr, group_filters};
-  const gemm::Strided<float, true> gradient{
-      dz,     offsets,   group_filters,
-      pixels, p.filters, group_filters % 4 == 0 && aligned_for_vectors(dz)};
-  const gemm::Store finish{dkernel,   offsets,
-                           p.filters, group_filters % 4 == 0 && aligned_for_vectors(dkernel),
-                           false,     nullptr};
+  const bool even = group_filters % 4 == 0;
+  const gemm::Strided<float, true> gradient{dz,     offsets,   group_filters,
+                                            pixels, p.filters, even && aligned_for_vectors(dz)};
+  const gemm::Store finish{dkernel,   offsets, p.filters, even && aligned_for_vectors(dkernel),
+                           begin > 0, nullptr};
   const bool vectors = group_channels % 4 == 0 && aligned_for_vectors(x);
   if (is_product(p)) {
     const gemm::Strided<float, true> image{
         x, {nullptr, group_channels}, group_channels, pixels, p.channels, vectors};
     return gemm::product(ConvolutionTiles{}, op, product, image, gradient, finish);
   }
+  const Patches<float> image(x, forward_axes(p), end - begin, p.channels, p.groups, vectors);
+  gemm::product(ConvolutionTiles{}, op, product, image, gradient, finish);
+}
+
+void product_over_pixels(const conv2d::Problem& p, const float* x, const float* dz,
+                         float* dkernel) {
+  if (p.depthwise()) return depthwise_kernel_gradient(p, x, dz, dkernel);
   if (!fits_gather(p)) {
     const DirectKernel direct{DirectProblem(p), x, dz};
-    return launch(op, elements(rows * p.filters, 1), kernel_gradient_directly, direct, dkernel);
+    const std::int64_t size = p.taps() * (p.channels / p.groups) * p.filters;
+    return launch(op, elements(size, 1), kernel_gradient_directly, direct, dkernel);
   }
-  const Patches<float> image(x, forward_axes(p), p.batch, p.channels, p.groups, vectors);
-  gemm::product(ConvolutionTiles{}, op, product, image, gradient, finish);
+  // As many pixels as Patches counts.
+  const std::int64_t images =
+      larger<std::int64_t>((std::int64_t{1} << 30) / (p.height.output * p.width.output), 1);
+  for (std::int64_t n = 0; n < p.batch; n += images) {
+    product_over_images(p, n, smaller(n + images, p.batch), x, dz, dkernel);
+  }
 }
 
 }  // namespace

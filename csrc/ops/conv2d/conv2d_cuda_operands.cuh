@@ -247,13 +247,13 @@ struct TurnedKernel {
   };
 };
 
-// Element (row, k): row is (tap, channel of the group), k is a pixel of the result.
+// Element (row, k): row is (tap, channel of the group), k is a pixel of the result: fewer than
+// 2^31.
 template <class T>
 struct Patches {
   const T* image;
   GatherAxes axes;
-  int channels, group_channels, rows;
-  std::int64_t pixels;
+  int channels, group_channels, rows, pixels;
   Divisor image_pixels, row_pixels;  // of results
   Divisor group, row_slots;
   bool vectors;  // 4 neighbouring channels in one copy
@@ -265,7 +265,7 @@ struct Patches {
         channels(static_cast<int>(channels_)),
         group_channels(static_cast<int>(channels_ / groups)),
         rows(axes_.slots() * group_channels),
-        pixels(batch * axes_.h.results * axes_.w.results),
+        pixels(static_cast<int>(batch * axes_.h.results * axes_.w.results)),
         image_pixels(std::int64_t{axes_.h.results} * axes_.w.results),
         row_pixels(axes_.w.results),
         group(channels_ / groups),
@@ -308,12 +308,12 @@ struct Patches {
       static_assert(threads % across == 0);
       const GatherAxes& axes = operand_.axes;
       const T* const from = from_ + product * operand_.group_channels;
-#pragma unroll
+#pragma unroll(width == 1 ? 2 : 8)
       for (int i = 0; i < Layout::depth; i += k_step) {
         if (Layout::depth % k_step != 0 && k_ + i >= Layout::depth) break;
-        const std::int64_t pixel = k + k_ + i;
-        const std::int64_t n = operand_.image_pixels.divide(pixel);
-        const int inner = static_cast<int>(pixel - n * operand_.image_pixels.value());
+        const int pixel = static_cast<int>(k) + k_ + i;
+        const int n = operand_.image_pixels.divide_small(pixel);
+        const int inner = pixel - n * static_cast<int>(operand_.image_pixels.value());
         const int y = operand_.row_pixels.divide_small(inner);
         const int x = inner - y * axes.w.results;
         const int h = y * axes.h.step + h_;
@@ -321,7 +321,7 @@ struct Patches {
         const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(axes.h.size) &&
                             static_cast<unsigned>(w) < static_cast<unsigned>(axes.w.size) &&
                             pixel < operand_.pixels;
-        const std::int64_t at = (n * axes.h.size + h) * axes.w.size + w;
+        const std::int64_t at = (std::int64_t{n} * axes.h.size + h) * axes.w.size + w;
         copy_async<width * sizeof(T)>(tile + Layout::at(row_, k_ + i),
                                       from + at * operand_.channels, inside);
       }

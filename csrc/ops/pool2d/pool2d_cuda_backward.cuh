@@ -111,17 +111,22 @@ inline bool has_cells(const WindowAxis& axis) {
 }
 
 template <class Source>
+void pool_backward_cells(const char* op, const PoolGeometry& g, const Pool& pool,
+                         const Source& source, float* dx) {
+  const auto cells = [](const WindowAxis& a) { return ceil_div(a.pad_before + a.input, a.stride); };
+  const RowGrid grid(g.batch, cells(g.height), cells(g.width), g.channels / Source::vector);
+  launch(op, grid.launch(), pool_cells<Source>, pool, grid, source, dx);
+}
+
+template <class Source>
 void pool_backward(const char* op, const PoolGeometry& g, bool count_include_pad,
                    const Source& source, float* dx) {
   constexpr int V = Source::vector;
   const Pool pool(g, count_include_pad);
   if (g.batch * g.channels == 0) return;
-  if (V == 4 && has_cells(g.height) && has_cells(g.width)) {
-    const auto cells = [](const WindowAxis& a) {
-      return ceil_div(a.pad_before + a.input, a.stride);
-    };
-    const RowGrid grid(g.batch, cells(g.height), cells(g.width), g.channels / V);
-    return launch(op, grid.launch(), pool_cells<Source>, pool, grid, source, dx);
+  if constexpr (V == 4) {
+    if (has_cells(g.height) && has_cells(g.width))
+      return pool_backward_cells(op, g, pool, source, dx);
   }
   const RowGrid grid(g.batch, g.height.input, g.width.input, g.channels / V);
   launch(op, grid.launch(), pool_gather<Source>, pool, grid, source, dx);

@@ -10,7 +10,7 @@ namespace lamella::device {
 // decide. KH x KW: the window's size where it is known, so that all loads of a window that lies
 // inside the image are in flight before the first is used; 0 x 0 for any.
 template <class Gathered, int KH, int KW>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     pool_pixels(Pool p, RowGrid grid, const float* __restrict__ x, float* __restrict__ y,
                 std::uint8_t* __restrict__ winner) {
   constexpr int V = Gathered::vector;
@@ -97,7 +97,7 @@ struct WideGrid {
 
 // Bytes decide: x is read once. The slices' results meet in shared memory, always in one order.
 template <class Gathered>
-__global__ void __launch_bounds__(WideGrid::threads)
+__global__ void __launch_bounds__(WideGrid::threads, 2)
     pool_windows(Pool p, WideGrid grid, const float* __restrict__ x, float* __restrict__ y,
                  std::uint8_t* __restrict__ winner, Partial partial) {
   constexpr int V = Gathered::vector;
