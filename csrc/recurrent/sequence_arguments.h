@@ -151,7 +151,9 @@ inline py::object valid_steps(const char* op, const SequenceArguments& a, py::ha
 inline Steps make_steps(const char* op, const SequenceArguments& a, py::handle valid,
                         bool go_backwards) {
   if (valid.is_none()) return Steps(op, a.batch, a.time, go_backwards);
-  const auto bytes = py::array_t<std::uint8_t, py::array::c_style>::ensure(valid);
+  const py::object host = host_array(valid);
+  const auto bytes =
+      py::array_t<std::uint8_t, py::array::c_style>::ensure(host ? host : py::object(py::none()));
   if (!bytes || bytes.size() != a.batch * a.time) {
     throw ValueError(message(op, ": valid must be what the forward pass gave"));
   }
