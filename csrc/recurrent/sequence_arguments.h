@@ -152,9 +152,9 @@ inline Steps make_steps(const char* op, const SequenceArguments& a, py::handle v
                         bool go_backwards) {
   if (valid.is_none()) return Steps(op, a.batch, a.time, go_backwards);
   const py::object host = host_array(valid);
-  const auto bytes =
-      py::array_t<std::uint8_t, py::array::c_style>::ensure(host ? host : py::object(py::none()));
-  if (!bytes || bytes.size() != a.batch * a.time) {
+  const auto bytes = host ? py::array_t<std::uint8_t, py::array::c_style>::ensure(host)
+                          : py::array_t<std::uint8_t, py::array::c_style>();
+  if (bytes.size() != a.batch * a.time) {
     throw ValueError(message(op, ": valid must be what the forward pass gave"));
   }
   return Steps(op, a.batch, a.time, go_backwards, bytes.data());
