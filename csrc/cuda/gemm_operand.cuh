@@ -81,7 +81,7 @@ class FloatLoader {
     const int row = static_cast<int>(threadIdx.x) % across * width;
     const int k = static_cast<int>(threadIdx.x) / across;
     if (depth < k_step && k >= depth) return;
-#pragma unroll(width == 1 ? 4 : 8)
+#pragma unroll(width == 1 ? 2 : 8)
     for (int i = 0; i < depth; i += k_step) {
       copy_async<4 * width>(tile + Layout::at(row, k + i), from, valid_ != 0 && k + i < k_left);
       from += k_step * operand_.stride;
