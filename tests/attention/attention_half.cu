@@ -28,10 +28,18 @@ std::vector<T> read(std::int64_t count) {
   return values;
 }
 
-__nv_bfloat16 narrow(float v, __nv_bfloat16) { return __float2bfloat16_rn(v); }
-__half narrow(float v, __half) { return __float2half_rn(v); }
-float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-float widen(__half v) { return __half2float(v); }
+__nv_bfloat16 narrow(float v, __nv_bfloat16) {
+  return __float2bfloat16_rn(v);
+}
+__half narrow(float v, __half) {
+  return __float2half_rn(v);
+}
+float widen(__nv_bfloat16 v) {
+  return __bfloat162float(v);
+}
+float widen(__half v) {
+  return __half2float(v);
+}
 
 // Memory of the device, exactly as large as it says: NaNs, or a copy.
 template <class T>

@@ -1,9 +1,9 @@
 // Additive attention backward on the device. What forward found is found again: y, lse, and with
 // gradients of them the weights. Then one kernel goes through the keys for the gradients of queries
 // and scale, one through the queries for those of keys and values, 64 by 64 pairs at a time.
+#include "core/memory_pool.h"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "core/memory_pool.h"
 #include "ops/additive_attention/additive_attention_cuda_results.h"
 #include "ops/additive_attention/additive_attention_cuda_tiles.cuh"
 
@@ -30,8 +30,7 @@ __device__ void take_features(const float* row, Features<columns>& x) {
 
 // Of the sum over pairs the parts that are 4 and the feature's scale.
 template <int columns>
-__device__ void scale_features(const AdditiveTile<columns>& tile, int chunk,
-                               Features<columns>& x) {
+__device__ void scale_features(const AdditiveTile<columns>& tile, int chunk, Features<columns>& x) {
 #pragma unroll
   for (int c = 0; c < 4 * columns; ++c) {
     const int e = c / 4 * 32 + key_lane() * 4 + c % 4;
@@ -110,8 +109,7 @@ template <int columns>
 __global__ void __launch_bounds__(backward_threads)
     differentiate_queries(const Problem problem, const attention::Saved saved,
                           const BackwardShape shape, const float* terms, const float* inverses,
-                          float* dq,
-                          float* dscale) {
+                          float* dq, float* dscale) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   const Tile tile(problem, saved, shape, terms, inverses);
@@ -177,7 +175,7 @@ template <int columns>
 __global__ void __launch_bounds__(backward_threads)
     differentiate_keys(const Problem problem, const attention::Saved saved,
                        const BackwardShape shape, const float* terms, const float* inverses,
-                          float* dk, float* dv) {
+                       float* dk, float* dv) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   const Tile tile(problem, saved, shape, terms, inverses);
@@ -245,20 +243,20 @@ void differentiate(const Problem& problem, const attention::Saved& saved, const 
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   BackwardShape shape = backward_shape<Tile::width>(p, p.queries);
-  shape.size_vectors = shape.size_vectors && fits_vectors(out.query, p.size) &&
-                       fits_vectors(out.key, p.size);
+  shape.size_vectors =
+      shape.size_vectors && fits_vectors(out.query, p.size) && fits_vectors(out.key, p.size);
   shape.value_vectors = shape.value_vectors && fits_vectors(saved.dy, p.value_size) &&
                         fits_vectors(out.value, p.value_size);
   if (out.query != nullptr || out.scale != nullptr) {
     const int64_t blocks = shape.row_tiles * p.batch;
     const Scratch<float> dscale(p.op, out.scale == nullptr ? 0 : blocks * p.size);
-    lamella::device::launch(p.op,
-                            {.grid = dim3(static_cast<unsigned>(blocks),
-                                          static_cast<unsigned>(shape.depth_chunks)),
-                             .block = dim3(backward_threads),
-                             .shared_bytes = Tile::bytes},
-                            differentiate_queries<columns>, problem, saved, shape, terms, inverses, out.query,
-                            dscale.get());
+    lamella::device::launch(
+        p.op,
+        {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(shape.depth_chunks)),
+         .block = dim3(backward_threads),
+         .shared_bytes = Tile::bytes},
+        differentiate_queries<columns>, problem, saved, shape, terms, inverses, out.query,
+        dscale.get());
     if (out.scale != nullptr) {
       lamella::device::launch(p.op, lamella::device::elements(p.size, 1), add_splits<float>,
                               dscale.get(), blocks, p.size, out.scale);
@@ -266,12 +264,12 @@ void differentiate(const Problem& problem, const attention::Saved& saved, const 
   }
   if (out.key == nullptr && out.value == nullptr) return;
   const auto chunks = static_cast<unsigned>(larger(shape.depth_chunks, shape.value_chunks));
-  lamella::device::launch(
-      p.op,
-      {.grid = dim3(static_cast<unsigned>(shape.key_tiles * p.batch), chunks),
-       .block = dim3(backward_threads),
-       .shared_bytes = Tile::bytes},
-      differentiate_keys<columns>, problem, saved, shape, terms, inverses, out.key, out.value);
+  lamella::device::launch(p.op,
+                          {.grid = dim3(static_cast<unsigned>(shape.key_tiles * p.batch), chunks),
+                           .block = dim3(backward_threads),
+                           .shared_bytes = Tile::bytes},
+                          differentiate_keys<columns>, problem, saved, shape, terms, inverses,
+                          out.key, out.value);
 }
 
 void clear(float* gradient, int64_t size) {

@@ -1,7 +1,7 @@
 // Additive attention forward on the device: the launches.
+#include "core/memory_pool.h"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "core/memory_pool.h"
 #include "ops/additive_attention/additive_attention_cuda_forward.cuh"
 
 namespace lamella::additive_attention {

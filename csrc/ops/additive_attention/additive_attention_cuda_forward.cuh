@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(backward_threads)
     weigh<backward_thread_rows, columns, true>(p, tile.my_rules(), key, s, maximum, total, o,
                                                tile.my_pairs());
     lamella::device::copy_wait<0>();
-    const bool finite = __syncthreads_and(
-        tile.mine_are_finite(tile.values, value_width, shape.value_vectors));
+    const bool finite =
+        __syncthreads_and(tile.mine_are_finite(tile.values, value_width, shape.value_vectors));
     add_over_keys<backward_thread_rows, columns>(tile.my_pairs(), tile.values, finite, o);
   }
   __syncthreads();  // for the rules, where there was no key
@@ -73,8 +73,8 @@ __global__ void __launch_bounds__(backward_threads)
 // From the scores once more, now that maxima and sums are known.
 template <int columns>
 __global__ void __launch_bounds__(backward_threads)
-    put_additive_weights(const Problem problem, const BackwardShape shape,
-                         const RowTotals totals, float* weights) {
+    put_additive_weights(const Problem problem, const BackwardShape shape, const RowTotals totals,
+                         float* weights) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   attention::Saved saved = {};
@@ -111,8 +111,7 @@ inline int additive_columns(const Problem& problem) {
 }
 
 template <int columns>
-void forward_of_columns(const Problem& problem, float* y, const RowTotals& totals,
-                        float* weights) {
+void forward_of_columns(const Problem& problem, float* y, const RowTotals& totals, float* weights) {
   using Tile = AdditiveTile<columns>;
   const attention::Problem& p = problem.pairs;
   BackwardShape shape = additive_shape<columns>(problem);

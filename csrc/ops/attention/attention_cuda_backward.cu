@@ -1,9 +1,10 @@
 // Attention backward on the device: the launches.
+#include "core/memory_pool.h"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "core/memory_pool.h"
 #include "ops/attention/attention_cuda_bias.cuh"
 #include "ops/attention/attention_cuda_launch.cuh"
+#include "ops/attention/attention_cuda_small.h"
 
 namespace lamella::attention {
 namespace {
@@ -11,14 +12,10 @@ namespace {
 using namespace tiles;
 
 template <int columns>
-void differentiate(const Problem& p, const Saved& saved, const Gradients& out, const float* terms) {
+void differentiate_arrays(const Problem& p, const Saved& saved, const Gradients& out,
+                          BackwardShape shape, const float* terms) {
   using Plain = PairTile<columns, false>;
   const bool general = changes_scores(p) || p.drops || saved.dweights != nullptr;
-  BackwardShape shape = backward_shape<Plain::width>(p, p.queries * p.group());
-  shape.value_vectors = shape.value_vectors && fits_vectors(saved.dy, p.value_size);
-  shape.size_vectors = shape.size_vectors && fits_vectors(out.query, p.size) &&
-                       fits_vectors(out.key, p.size);
-  shape.value_vectors = shape.value_vectors && fits_vectors(out.value, p.value_size);
   const auto heads = static_cast<unsigned>(p.batch * p.key_heads);
   const auto chunks = static_cast<unsigned>(larger(shape.depth_chunks, shape.value_chunks));
   if (out.key != nullptr || out.value != nullptr) {
@@ -50,6 +47,21 @@ void differentiate(const Problem& p, const Saved& saved, const Gradients& out, c
         general ? differentiate_queries<columns, true> : differentiate_queries<columns, false>, p,
         saved, shape, terms, dq.get());
     dq.finish();
+  }
+}
+
+template <int columns>
+void differentiate(const Problem& p, const Saved& saved, const Gradients& out, const float* terms) {
+  using Plain = PairTile<columns, false>;
+  BackwardShape shape = backward_shape<Plain::width>(p, p.queries * p.group());
+  shape.value_vectors = shape.value_vectors && fits_vectors(saved.dy, p.value_size);
+  shape.size_vectors =
+      shape.size_vectors && fits_vectors(out.query, p.size) && fits_vectors(out.key, p.size);
+  shape.value_vectors = shape.value_vectors && fits_vectors(out.value, p.value_size);
+  if (has_small_heads(p)) {
+    differentiate_small_heads(p, saved, out, terms);
+  } else {
+    differentiate_arrays<columns>(p, saved, out, shape, terms);
   }
   if (out.bias == nullptr) return;
   const BackwardShape of_heads = backward_shape<Plain::width>(p, p.queries);

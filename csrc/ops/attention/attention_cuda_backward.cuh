@@ -58,12 +58,12 @@ struct PairTile {
     pairs = values + tile_keys * stride;
   }
 
-  __device__ bool is_resident() const {
-    return shape.depth_chunks == 1 && shape.value_chunks == 1;
-  }
+  __device__ bool is_resident() const { return shape.depth_chunks == 1 && shape.value_chunks == 1; }
   __device__ int depth_of(int chunk) const { return chunk_of(p.size, chunk); }
   __device__ int value_depth_of(int chunk) const { return chunk_of(p.value_size, chunk); }
-  __device__ static int warp_row() { return warp() * row_lanes * backward_thread_rows + row_lane(); }
+  __device__ static int warp_row() {
+    return warp() * row_lanes * backward_thread_rows + row_lane();
+  }
   __device__ RowRule* my_rules() const { return rules + warp_row(); }
   __device__ float* my_pairs() const { return pairs + warp_row() * pair_stride; }
 
@@ -80,8 +80,9 @@ struct PairTile {
 
   // Chunks of rows or keys; asynchronous. The rules must be there.
   __device__ void load_queries(int chunk, int count) const {
-    load_rows<threads>(queries, stride, rows, count, depth_of(chunk), shape.size_vectors,
-                       [&](int r) { return p.query + rules[r].query_row * p.size + chunk * width; });
+    load_rows<threads>(
+        queries, stride, rows, count, depth_of(chunk), shape.size_vectors,
+        [&](int r) { return p.query + rules[r].query_row * p.size + chunk * width; });
   }
   __device__ void load_dy(int chunk, int count) const {
     load_rows<threads>(
@@ -189,7 +190,8 @@ struct PairTile {
 #pragma unroll
     for (int r = 0; r < backward_thread_rows; ++r) {
 #pragma unroll
-      for (int j = 0; j < thread_keys; ++j) to[r * row_lanes * pair_stride + j * key_lanes] = x[r][j];
+      for (int j = 0; j < thread_keys; ++j)
+        to[r * row_lanes * pair_stride + j * key_lanes] = x[r][j];
     }
   }
 
@@ -293,11 +295,10 @@ __global__ void __launch_bounds__(backward_threads)
       if (has_dk) tile.load_queries(chunk, count);
       if (multiplies_dv) tile.load_dy(chunk, count);
       Tile::arrive();
-      finite =
-          (!has_dk ||
-           tile.mine_are_finite(tile.queries, tile.depth_of(chunk), shape.size_vectors)) &&
-          (!multiplies_dv ||
-           tile.mine_are_finite(tile.dy, tile.value_depth_of(chunk), shape.value_vectors));
+      finite = (!has_dk ||
+                tile.mine_are_finite(tile.queries, tile.depth_of(chunk), shape.size_vectors)) &&
+               (!multiplies_dv ||
+                tile.mine_are_finite(tile.dy, tile.value_depth_of(chunk), shape.value_vectors));
       finite = __syncthreads_and(finite);
     }
     if (multiplies_dv) {
@@ -357,8 +358,7 @@ __global__ void __launch_bounds__(backward_threads)
   }
   const Span some = rows.seen_by_some(p, first, last);
   const int64_t first_key = some.begin / tile_keys;
-  const int64_t key_tiles =
-      larger<int64_t>(0, ceil_div<int64_t>(some.end, tile_keys) - first_key);
+  const int64_t key_tiles = larger<int64_t>(0, ceil_div<int64_t>(some.end, tile_keys) - first_key);
   const Share share(key_tiles, blockIdx.z, shape.splits);
   for (int64_t k = first_key + share.begin; k < first_key + share.end; ++k) {
     const int64_t key = k * tile_keys;
@@ -369,8 +369,8 @@ __global__ void __launch_bounds__(backward_threads)
       tile.load_keys(rows, key, 0);
       if (saved.dy != nullptr) tile.load_values(rows, key, 0);
       Tile::arrive();
-      finite = __syncthreads_and(
-          tile.mine_are_finite(tile.keys, tile.depth_of(0), shape.size_vectors));
+      finite =
+          __syncthreads_and(tile.mine_are_finite(tile.keys, tile.depth_of(0), shape.size_vectors));
     }
     Pairs s = {};
     Pairs dw = {};

@@ -1,9 +1,9 @@
 // Attention of few queries to many keys on the device: the sums of pieces, and the launches.
+#include "core/memory_pool.h"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "core/memory_pool.h"
-#include "ops/attention/attention_cuda_decode.h"
 #include "ops/attention/attention_cuda_decode.cuh"
+#include "ops/attention/attention_cuda_decode.h"
 #include "ops/attention/attention_cuda_launch.cuh"
 
 namespace lamella::attention {

@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(decode_threads)
   const int64_t key = int64_t{piece} * shape.piece_keys;
   // Only what one of the rows sees is read.
   const Span some = rows.seen_by_some(p, first_row, first_row + row_count - 1);
-  const int skipped = static_cast<int>(
-      smaller<int64_t>(shape.piece_keys, larger<int64_t>(0, some.begin - key)));
+  const int skipped =
+      static_cast<int>(smaller<int64_t>(shape.piece_keys, larger<int64_t>(0, some.begin - key)));
   const int64_t first_key = key + skipped / 32 * 32;
   const int count = static_cast<int>(
       larger<int64_t>(0, smaller<int64_t>(key + shape.piece_keys, some.end) - first_key));
@@ -172,8 +172,7 @@ __global__ void __launch_bounds__(decode_threads)
   }
   __syncthreads();
   for (int r = warp(); r < row_count; r += decode_warps) {
-    const PieceTotal total =
-        weigh_piece(p, rules[r], first_key, count, x + r * shape.piece_keys);
+    const PieceTotal total = weigh_piece(p, rules[r], first_key, count, x + r * shape.piece_keys);
     if (lane() == 0) totals[piece_row(shape, head, piece, first_row + r)] = total;
   }
   __syncthreads();
@@ -189,8 +188,8 @@ __global__ void __launch_bounds__(decode_threads)
   const int lane_column = thread % column_lanes * 4;
   for (int64_t begin = 0; begin < p.value_size; begin += column_lanes * 4) {
     const int64_t column = begin + lane_column;
-    const int width = static_cast<int>(
-        smaller<int64_t>(4, larger<int64_t>(0, p.value_size - column)));
+    const int width =
+        static_cast<int>(smaller<int64_t>(4, larger<int64_t>(0, p.value_size - column)));
     float4 sum[most_rows] = {};
     if (width > 0) {
 #pragma unroll 4

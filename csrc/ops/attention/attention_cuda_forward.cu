@@ -1,11 +1,12 @@
 // Attention forward on the device: which kernel a problem gets, and the launches.
+#include "core/memory_pool.h"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
-#include "core/memory_pool.h"
 #include "ops/attention/attention_cuda_bias.cuh"
 #include "ops/attention/attention_cuda_decode.h"
 #include "ops/attention/attention_cuda_forward.cuh"
 #include "ops/attention/attention_cuda_launch.cuh"
+#include "ops/attention/attention_cuda_small.h"
 
 namespace lamella::attention {
 namespace {
@@ -13,10 +14,8 @@ namespace {
 using namespace tiles;
 
 ForwardShape shape_of(const Problem& p, const Results& out, int64_t rows, int width) {
-  return {ceil_div(p.queries * p.group(), rows),
-          static_cast<int>(ceil_div<int64_t>(p.size, width)),
-          p.right != unbounded,
-          fits_vectors(p.query, p.size) && fits_vectors(p.key, p.size),
+  return {ceil_div(p.queries * p.group(), rows), static_cast<int>(ceil_div<int64_t>(p.size, width)),
+          p.right != unbounded, fits_vectors(p.query, p.size) && fits_vectors(p.key, p.size),
           fits_vectors(p.value, p.value_size) && fits_vectors(out.y, p.value_size)};
 }
 
@@ -92,6 +91,8 @@ void forward(const Problem& p, const Results& out) {
   if (p.batch * p.queries == 0) return;
   if (suits_decoding(p)) {
     decode(p, out);
+  } else if (has_small_heads(p)) {
+    attend_small_heads(p, out);
   } else {
     attend_with_tiles(p, out);
   }

@@ -176,12 +176,12 @@ __global__ void __launch_bounds__(warps * 32)
                        whole_vectors(depth_of(chunk)), s);
     }
     finish_scores<thread_rows, general>(
-        p, my_rules, key, key >= whole.begin && key + tile_keys <= whole.end && row_count == Tile::rows,
-        s);
+        p, my_rules, key,
+        key >= whole.begin && key + tile_keys <= whole.end && row_count == Tile::rows, s);
     weigh<thread_rows, columns, general>(p, my_rules, key, s, maximum, total, o, my_pairs);
     lamella::device::copy_wait<0>();
-    const bool finite = __syncthreads_and(copied_are_finite<threads>(
-        values, stride, tile_keys, value_width, shape.value_vectors));
+    const bool finite = __syncthreads_and(
+        copied_are_finite<threads>(values, stride, tile_keys, value_width, shape.value_vectors));
     if (one_chunk && key + tile_keys < seen.end) {
       load_keys(key + tile_keys, 0, depth_of(0));
       lamella::device::copy_commit();
@@ -202,8 +202,7 @@ __global__ void __launch_bounds__(warps * 32)
     store_row<columns>(o[r], inverse, value_width, shape.value_vectors,
                        out.y + rule.query_row * p.value_size + value_at);
     if (blockIdx.y == 0 && key_lane() == 0) {
-      out.lse[rule.score_row] =
-          sum == 0.0f ? minus_infinity() : maximum[r] + log2_e * logf(sum);
+      out.lse[rule.score_row] = sum == 0.0f ? minus_infinity() : maximum[r] + log2_e * logf(sum);
     }
   }
 }

@@ -68,11 +68,10 @@ __global__ void __launch_bounds__(warps * 32)
 inline void find_row_terms(const Problem& p, const Saved& saved, float* terms) {
   constexpr int warps = 4;
   const int64_t rows = p.batch * p.heads * p.queries;
-  lamella::device::launch(
-      p.op,
-      {.grid = dim3(static_cast<unsigned>(ceil_div<int64_t>(rows, warps))),
-       .block = dim3(warps * 32)},
-      take_row_terms<warps>, p, saved, terms);
+  lamella::device::launch(p.op,
+                          {.grid = dim3(static_cast<unsigned>(ceil_div<int64_t>(rows, warps))),
+                           .block = dim3(warps * 32)},
+                          take_row_terms<warps>, p, saved, terms);
 }
 
 // Of each element of `splits` arrays of `size`, one after the other.

@@ -28,8 +28,8 @@ __device__ inline int place_in_tile(int row, int unit) {
   return row * size + ((unit ^ (row & 7)) << 3);
 }
 
-// Copies rows [0, valid) of `width` elements, a multiple of 8, row r from row_at(r), asynchronously;
-// what is missing up to `rows` rows of `size` elements is zeros.
+// Copies rows [0, valid) of `width` elements, a multiple of 8, row r from row_at(r),
+// asynchronously; what is missing up to `rows` rows of `size` elements is zeros.
 template <int size, int threads, class T, class Row>
 __device__ inline void load_tile(T* to, int rows, int valid, int width, const Row& row_at) {
   constexpr int units = size / 8;
@@ -71,8 +71,12 @@ __device__ inline unsigned pack<__half>(float first, float second) {
   return bits;
 }
 
-__device__ inline float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ inline float to_float(__half v) { return __half2float(v); }
+__device__ inline float to_float(__nv_bfloat16 v) {
+  return __bfloat162float(v);
+}
+__device__ inline float to_float(__half v) {
+  return __half2float(v);
+}
 
 // body(bits) for both elements of a word, whose results are put together.
 template <class Body>
@@ -209,7 +213,7 @@ __device__ inline void add_product(const Fragments<row_tiles, columns>& x, const
     for (int m = 0; m < row_tiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float(&pair)[4] = x[m][2 * k + i / 2];
+        const float (&pair)[4] = x[m][2 * k + i / 2];
         a[m][i] = pack<T>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
       }
     }
@@ -245,8 +249,12 @@ __device__ inline void add_product(const Fragments<row_tiles, columns>& x, const
 }
 
 // The rows and columns of a fragment that a thread has: group() and 8 more, 2 pair() and 1 more.
-__device__ inline int group() { return lane() / 4; }
-__device__ inline int pair() { return lane() % 4; }
+__device__ inline int group() {
+  return lane() / 4;
+}
+__device__ inline int pair() {
+  return lane() % 4;
+}
 
 // A row of a result: o's elements in 8 columns each.
 template <int size, class T>

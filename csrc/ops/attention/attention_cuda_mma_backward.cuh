@@ -33,7 +33,8 @@ struct TensorBackward {
   // Rules, lse and terms of query rows: the block's own, or those of the others.
   static constexpr int query_rows = own == Own::queries ? rows : stages * other_rows;
   static constexpr std::size_t bytes = query_rows * (sizeof(RowRule) + 2 * sizeof(float)) +
-                                       sizeof(Rows) + (2 * rows * size + 2 * stages * tile) * sizeof(T);
+                                       sizeof(Rows) +
+                                       (2 * rows * size + 2 * stages * tile) * sizeof(T);
 };
 
 // What a row of queries has in shared memory.
@@ -55,11 +56,12 @@ struct QueryRows {
   }
 };
 
-// The weight of a pair, and the gradient of its product, from the product and the weight's gradient.
+// The weight of a pair, and the gradient of its product, from the product and the weight's
+// gradient.
 template <bool general>
 __device__ inline void differentiate_pair(const Problem& p, const RowRule& rule, float lse,
-                                          float term, int64_t key, bool shown, bool plain,
-                                          float& x, float& dw) {
+                                          float term, int64_t key, bool shown, bool plain, float& x,
+                                          float& dw) {
   float slope = 1.0f;
   float score = x * (p.scale * log2_e);
   if (!shown && (key < rule.begin || key >= rule.end)) {
@@ -196,9 +198,8 @@ __global__ void __launch_bounds__(tensor_threads, 2)
       const int64_t first_key = owns_keys ? first : at;
       const int64_t last_key = first_key + (owns_keys ? Tile::rows : other_rows);
       const Span all = rows.seen_by_all(p, first_row, last_row);
-      const bool whole =
-          all.begin <= first_key && all.end >= last_key &&
-          last_row - first_row + 1 == (owns_keys ? other_rows : Tile::rows);
+      const bool whole = all.begin <= first_key && all.end >= last_key &&
+                         last_row - first_row + 1 == (owns_keys ? other_rows : Tile::rows);
       lamella::device::copy_wait<0>();
       bool finite = true;
       if (whole && p.mask == nullptr && p.bias == nullptr) {

@@ -1,7 +1,7 @@
-// Attention forward of 16-bit elements on tensor cores, for heads of up to 128 elements in multiples
-// of 8: a block of 4 warps has 64 or 128 rows and goes through tiles of 64 keys. Scores and weights
-// stay in registers, where the accumulator of the first product has the layout that the second one
-// takes. Keys and values of the next tile come while this one is multiplied.
+// Attention forward of 16-bit elements on tensor cores, for heads of up to 128 elements in
+// multiples of 8: a block of 4 warps has 64 or 128 rows and goes through tiles of 64 keys. Scores
+// and weights stay in registers, where the accumulator of the first product has the layout that the
+// second one takes. Keys and values of the next tile come while this one is multiplied.
 //
 // Tensor cores decide at 128 elements: 2 row tiles a warp share each fragment of keys and values,
 // 4 products for each 16-byte read of a lane. At 64 the exponentials are close behind: one
@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(tensor_threads, row_tiles == 2 ? 2 : 1)
             unsigned kept = 3;
             if constexpr (general) {
               if (p.drops) {
-                kept = kept_pair(p, my_rules[16 * m + 8 * half].score_row,
-                                 key + 8 * j + 2 * pair());
+                kept =
+                    kept_pair(p, my_rules[16 * m + 8 * half].score_row, key + 8 * j + 2 * pair());
               }
             }
 #pragma unroll

@@ -29,12 +29,22 @@ constexpr int row_lanes = 4;
 // Keys of a tile that belong to a thread: key_lane() + 8 j.
 constexpr int thread_keys = tile_keys / key_lanes;
 
-__device__ inline int lane() { return static_cast<int>(threadIdx.x) % 32; }
-__device__ inline int warp() { return static_cast<int>(threadIdx.x) / 32; }
-__device__ inline int row_lane() { return (lane() & 1) | (lane() >> 4) << 1; }
-__device__ inline int key_lane() { return lane() >> 1 & 7; }
+__device__ inline int lane() {
+  return static_cast<int>(threadIdx.x) % 32;
+}
+__device__ inline int warp() {
+  return static_cast<int>(threadIdx.x) / 32;
+}
+__device__ inline int row_lane() {
+  return (lane() & 1) | (lane() >> 4) << 1;
+}
+__device__ inline int key_lane() {
+  return lane() >> 1 & 7;
+}
 
-__device__ inline float minus_infinity() { return __int_as_float(static_cast<int>(0xFF800000u)); }
+__device__ inline float minus_infinity() {
+  return __int_as_float(static_cast<int>(0xFF800000u));
+}
 
 // Of the 8 lanes of keys, all of which get the same.
 __device__ inline float max_of_key_lanes(float v) {

@@ -17,11 +17,13 @@ constexpr int tile_width = 32 * columns;
 template <int columns>
 constexpr int tile_stride = tile_width<columns> + 4;
 
-constexpr int whole_vectors(int width) { return (width + 3) / 4 * 4; }
+constexpr int whole_vectors(int width) {
+  return (width + 3) / 4 * 4;
+}
 
 // Copies rows [0, valid) of `width` floats, row r from row_at(r), asynchronously; what is missing
-// up to `rows` rows and to whole vectors is zeros. `vectors`: all addresses and widths are multiples
-// of 16 bytes.
+// up to `rows` rows and to whole vectors is zeros. `vectors`: all addresses and widths are
+// multiples of 16 bytes.
 template <int threads, class Row>
 __device__ inline void load_rows(float* to, int stride, int rows, int valid, int width,
                                  bool vectors, const Row& row_at) {
@@ -206,9 +208,8 @@ __device__ inline void store_row(const float (&o)[4 * columns], float factor, in
     const int at = c * 32 + key_lane() * 4;
     if (vectors) {
       if (at < width) {
-        *reinterpret_cast<float4*>(to + at) =
-            float4{o[4 * c] * factor, o[4 * c + 1] * factor, o[4 * c + 2] * factor,
-                   o[4 * c + 3] * factor};
+        *reinterpret_cast<float4*>(to + at) = float4{o[4 * c] * factor, o[4 * c + 1] * factor,
+                                                     o[4 * c + 2] * factor, o[4 * c + 3] * factor};
       }
       continue;
     }
