@@ -88,7 +88,6 @@ def run(program, kind, arrays, dy, dlse, options, capability="90"):
     query, key, value, mask, bias = arrays
     batch, queries, heads, size = query.shape
     _, keys, key_heads, value_size = value.shape
-    shape = (batch, heads, queries, keys)
     window = options.get("window", (-1, -1))
     right = 0 if options.get("causal") else window[1]
     slopes = options.get("alibi_slopes")
@@ -124,9 +123,7 @@ def run(program, kind, arrays, dy, dlse, options, capability="90"):
     shapes += [query.shape, key.shape, value.shape]
     ends = np.cumsum([0] + [int(np.prod(s)) for s in shapes])
     assert len(values) == ends[-1]
-    return [
-        values[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)
-    ]
+    return [values[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 def draw(rng, kind, sizes, options, mask, bias):
@@ -193,7 +190,9 @@ def test_what_is_hidden_influences_nothing(junk, kind, program, rng):
     spoiled[4][~mask] = junk
     dy[0, 35] = junk
     for result, right in zip(run(program, kind, spoiled, dy, dlse, options), expected, strict=True):
-        np.testing.assert_allclose(result, right, atol=1e-6 * np.abs(right[np.isfinite(right)]).max())
+        np.testing.assert_allclose(
+            result, right, atol=1e-6 * np.abs(right[np.isfinite(right)]).max()
+        )
 
 
 @pytest.mark.parametrize("kind", UNITS)

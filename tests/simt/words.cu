@@ -582,7 +582,6 @@ void test_all() {
   test_vectors<__half, __half2>();
   test_vectors<__nv_bfloat16, __nv_bfloat162>();
 }
-
 }  // namespace
 
 int main() {
