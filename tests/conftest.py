@@ -35,19 +35,29 @@ def pytest_report_header() -> list[str]:
     return [f"device {name}: {why or 'tested'}" for name, why in whys.items()]
 
 
+def run_on_isa(name: str) -> Iterator[str]:
+    """Run with an instruction set; the strongest one is put back after."""
+    before = _cpu.cpu_isa()
+    _cpu.set_cpu_isa(name.removeprefix("cpu-"))
+    yield name
+    _cpu.set_cpu_isa(before)
+
+
+@pytest.fixture(params=CPU_BACKENDS)
+def cpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once for each instruction set."""
+    yield from run_on_isa(request.param)
+
+
 @pytest.fixture(params=[*CPU_BACKENDS, *DEVICE_BACKENDS])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test once for each backend; the strongest instruction set is put back after."""
-    if not request.param.startswith("cpu-"):
-        module = devices.module_of(request.param)
-        monkeypatch.setattr(_backend, "numpy_backend", DeviceBackend(module))
-        yield request.param
+    """Run the test once for each backend: ops on NumPy's arrays compute there."""
+    if request.param.startswith("cpu-"):
+        yield from run_on_isa(request.param)
         return
-    isa = request.param.removeprefix("cpu-")
-    before = _cpu.cpu_isa()
-    _cpu.set_cpu_isa(isa)
+    module = devices.module_of(request.param)
+    monkeypatch.setattr(_backend, "numpy_backend", DeviceBackend(module))
     yield request.param
-    _cpu.set_cpu_isa(before)
 
 
 @pytest.fixture

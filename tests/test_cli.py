@@ -13,7 +13,7 @@ import lamella
 from lamella import _cpu, cli
 
 
-def test_info_names_what_is_in_use(backend, monkeypatch, capsys):
+def test_info_names_what_is_in_use(cpu_backend, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("LAMELLA_NUM_THREADS", raising=False)
     _cpu.set_num_threads(2)
@@ -21,7 +21,7 @@ def test_info_names_what_is_in_use(backend, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"lamella {lamella.__version__}, ")
     possible = ", ".join(_cpu.supported_cpu_isas())
-    assert f"instruction set: {backend.removeprefix('cpu-')} (possible: {possible})" in lines
+    assert f"instruction set: {cpu_backend.removeprefix('cpu-')} (possible: {possible})" in lines
     assert "threads: 2" in lines
     assert "OMP_NUM_THREADS=3" in lines
     assert not any(line.startswith("LAMELLA_NUM_THREADS") for line in lines)
