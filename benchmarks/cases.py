@@ -11,6 +11,8 @@ masks are {"shape": [8, 1, 1, 512], "true": "prefix"}, lines of which a random p
 counts, or {"true": "half"}, which leaves each element out with a chance of one half. "key": "query"
 gives the same array twice. `needs` (default: all of float32) says which gradients the backward pass
 computes, `peers` whom to compare with.
+
+shapes/devices/<op>.json has larger ones, which are measured on devices only.
 """
 
 from __future__ import annotations
@@ -27,9 +29,15 @@ from typing import Any
 import numpy as np
 
 SHAPES = Path(__file__).parent / "shapes"
+DEVICE_SHAPES = SHAPES / "devices"
 DIRECTIONS = ("forward", "backward", "forward+backward", "step", "train", "predict")
 _PEERS = {"train": ("torch", "keras"), "predict": ("torch", "onnxruntime")}
 _OTHERWISE = ("torch",)
+# PyTorch eager, its step as one CUDA graph, and compiled.
+_DEVICE_PEERS = {
+    "train": ("torch", "torch-graph", "torch-compile"),
+    "predict": ("torch", "torch-graph"),
+}
 ALIASES = {"gemm": "matmul", "adam": "adam_", "crossentropy": "sparse_categorical_crossentropy"}
 _KEYS = {"name", "arrays", "options", "needs", "directions", "peers"}
 _MASKS = ("prefix", "half")
@@ -83,6 +91,10 @@ class Case:
     @property
     def id(self) -> str:
         return f"{self.op}/{self.name}/{self.direction}"
+
+    @property
+    def is_model(self) -> bool:
+        return self.direction in ("train", "predict")
 
     @property
     def has_backward(self) -> bool:
@@ -140,15 +152,27 @@ def _draw(name: str, argument: Argument, rng: np.random.Generator) -> np.ndarray
     return values
 
 
-def load_cases() -> list[Case]:
+def load_cases(device: str = "cpu") -> list[Case]:
     """All cases of all files, in the files' order.
+
+    On a device with the peers that run there, and what matters most there first: large shapes, then
+    models, then the others.
 
     Raises
     ------
     ValueError
         A file does not have the form described above; the message names it.
     """
-    return [case for path in sorted(SHAPES.glob("*.json")) for case in load_file(path)]
+    found = [case for path in sorted(SHAPES.glob("*.json")) for case in load_file(path)]
+    if device == "cpu":
+        return found
+    large = [case for path in sorted(DEVICE_SHAPES.glob("*.json")) for case in load_file(path)]
+    models = [case for case in found if case.is_model]
+    others = [case for case in found if not case.is_model]
+    return [
+        replace(case, peers=_DEVICE_PEERS.get(case.direction, _OTHERWISE))
+        for case in (*large, *models, *others)
+    ]
 
 
 def load_file(path: Path) -> list[Case]:

@@ -29,10 +29,6 @@ class Floor:
     amount: float
 
 
-def _measured_size(working_set: float) -> int:
-    return int(min(max(working_set, _SMALLEST), _LARGEST))
-
-
 class Ceilings:
     """Measured limits of this machine.
 
@@ -40,30 +36,38 @@ class Ceilings:
     ----------
     seconds : float
         How long each measurement takes.
+    kernels : module, optional
+        Whose machine: lamella's for the CPU, or that of a device.
+    smallest : int, optional
+        The smallest working set in bytes that bandwidth is measured for.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, kernels: Any = None, smallest: int = _SMALLEST) -> None:
         from lamella import _cpu
 
-        self._cpu: Any = _cpu
+        self._kernels: Any = kernels or _cpu
         self._seconds = seconds
+        self._smallest = smallest
         self._bandwidths: dict[int, tuple[float, float]] = {}
-        self.fma: float = _cpu.measure_fma_ceiling(seconds)  # GFLOP/s
+        self.fma: float = self._kernels.measure_fma_ceiling(seconds)  # GFLOP/s
+
+    def _measured_size(self, working_set: float) -> int:
+        return int(min(max(working_set, self._smallest), _LARGEST))
 
     def bandwidth(self, working_set: float) -> tuple[float, float]:
         """(copy, read) in GB/s for a working set of so many bytes.
 
         Copying counts what is read plus what is written.
         """
-        size = _measured_size(working_set)
+        size = self._measured_size(working_set)
         if size not in self._bandwidths:
             self._bandwidths[size] = self._measure_bandwidth(size)
         return self._bandwidths[size]
 
     def _measure_bandwidth(self, size: int) -> tuple[float, float]:
         return (
-            self._cpu.measure_copy_bandwidth(size // 2, self._seconds / 2),
-            self._cpu.measure_read_bandwidth(size, self._seconds / 2),
+            self._kernels.measure_copy_bandwidth(size // 2, self._seconds / 2),
+            self._kernels.measure_read_bandwidth(size, self._seconds / 2),
         )
 
     def measure_again(self, work: Work) -> None:
@@ -71,11 +75,11 @@ class Ceilings:
 
         Other programs can slow a ceiling down, nothing can speed it up.
         """
-        size = _measured_size(work.bytes_read + work.bytes_written)
+        size = self._measured_size(work.bytes_read + work.bytes_written)
         copy, read = self._measure_bandwidth(size)
         old_copy, old_read = self.bandwidth(size)
         self._bandwidths[size] = (max(copy, old_copy), max(read, old_read))
-        self.fma = max(self.fma, self._cpu.measure_fma_ceiling(self._seconds))
+        self.fma = max(self.fma, self._kernels.measure_fma_ceiling(self._seconds))
 
     def floor(self, work: Work) -> Floor:
         """The larger of the two least times.

@@ -85,22 +85,17 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
 
-def measure(sides: Sequence[Side], protocol: Protocol) -> list[Timing]:
-    """Time the sides, block by block in turn."""
-    calls = [_calls_per_block(side, protocol.block_seconds) for side in sides]
-    seconds: list[list[float]] = [[] for _ in sides]
-    with _no_garbage_collection():
-        for _ in range(protocol.blocks):
-            for side, count, collected in zip(sides, calls, seconds, strict=True):
-                collected.append(_block(side, count))
-    return [Timing(tuple(s), count) for s, count in zip(seconds, calls, strict=True)]
+class Clock:
+    """How a block of calls is timed: on the host, whose clock the calls' end stops."""
 
+    most_calls = 1 << 30  # in a block
 
-def _block(side: Side, calls: int) -> float:
-    """Seconds a call."""
-    run = side.run
-    come_to_rest()
-    with side.context():
+    def rest(self) -> None:
+        """Before each block: wait until nothing of the other side's runs."""
+        come_to_rest()
+
+    def seconds(self, run: Callable[[], Any], calls: int) -> float:
+        """Seconds a call, after one that is not counted."""
         run()
         began = time.perf_counter()
         for _ in repeat(None, calls):
@@ -108,12 +103,34 @@ def _block(side: Side, calls: int) -> float:
         return (time.perf_counter() - began) / calls
 
 
-def _calls_per_block(side: Side, block_seconds: float) -> int:
+HOST_CLOCK = Clock()
+
+
+def measure(sides: Sequence[Side], protocol: Protocol, clock: Clock = HOST_CLOCK) -> list[Timing]:
+    """Time the sides, block by block in turn."""
+    calls = [_calls_per_block(side, protocol.block_seconds, clock) for side in sides]
+    seconds: list[list[float]] = [[] for _ in sides]
+    with _no_garbage_collection():
+        for _ in range(protocol.blocks):
+            for side, count, collected in zip(sides, calls, seconds, strict=True):
+                collected.append(_block(side, count, clock))
+    return [Timing(tuple(s), count) for s, count in zip(seconds, calls, strict=True)]
+
+
+def _block(side: Side, calls: int, clock: Clock) -> float:
+    """Seconds a call."""
+    clock.rest()
+    with side.context():
+        return clock.seconds(side.run, calls)
+
+
+def _calls_per_block(side: Side, block_seconds: float, clock: Clock) -> int:
     calls = 1
     while True:
-        seconds = _block(side, calls) * calls
-        if seconds >= block_seconds / 4:
-            return max(1, round(calls * block_seconds / seconds))
+        seconds = _block(side, calls, clock) * calls
+        if seconds >= block_seconds / 4 or calls >= clock.most_calls:
+            wanted = max(1, round(calls * block_seconds / seconds))
+            return min(wanted, clock.most_calls)
         calls *= 2
 
 

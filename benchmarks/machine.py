@@ -16,12 +16,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe(peer_versions: Mapping[str, str]) -> dict[str, Any]:
-    """Processor, instruction set and threads in use, versions, commit and date."""
+def describe(peer_versions: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+    """Processor, instruction set and threads in use, versions, commit and date; the device."""
     import lamella
     from lamella import _cpu
 
-    return {
+    about = {
         "cpu": cpu_model(),
         "cores": _cores(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -36,6 +36,38 @@ def describe(peer_versions: Mapping[str, str]) -> dict[str, Any]:
         "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+    if device != "cpu":
+        from lamella import devices
+
+        about["device"] = dict(devices.module_of(device).properties())
+    if device == "cuda":
+        about["device"]["nvidia-smi"] = nvidia_smi()
+    return about
+
+
+GPU_FIELDS = (
+    "name,driver_version,compute_cap,memory.total,power.limit,power.draw,temperature.gpu,"
+    "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,clocks_event_reasons.active"
+).split(",")
+
+
+def nvidia_smi() -> dict[str, str]:
+    """What the driver says of the first GPU: name, clocks, power.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no nvidia-smi.
+    RuntimeError
+        It fails; the message has its words.
+    """
+    query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(f"nvidia-smi: {(done.stdout + done.stderr).strip() or 'no GPU'}")
+    values = [value.strip() for value in lines[0].split(",")]
+    return dict(zip(GPU_FIELDS, values, strict=True))
 
 
 def cpu_model() -> str:
@@ -92,12 +124,15 @@ def _busy_seconds() -> float | None:
 
 
 def commit() -> str:
-    """The commit measured, "-dirty" after it where the sources differ; "unknown" outside git."""
+    """The commit measured, "-dirty" after it where the sources differ.
+
+    Outside git what the variable LAMELLA_COMMIT says, else "unknown".
+    """
     try:
         found = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--", "csrc", "python", "benchmarks")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("LAMELLA_COMMIT", "unknown")
     return f"{found}-dirty" if changed else found
 
 

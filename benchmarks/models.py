@@ -31,15 +31,17 @@ def missing(model: str) -> str | None:
     return None if layer is None or hasattr(layers, layer) else f"layers.{layer}"
 
 
-def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side:
-    """What lamella runs for a model."""
+def prepare(case: Case, arrays: dict[str, np.ndarray], device: str = "cpu") -> Side:
+    """What lamella runs for a model; batches come from the host and results go there."""
     weights = weights_of(arrays)
     model = _BUILDERS[case.op](arrays["x"].shape[1:], weights)
     model.set_weights(list(weights.values()))
+    model.to(device)
     x = arrays["x"]
     if case.direction == "predict":
         return Side("lamella", lambda: model.predict_on_batch(x), lambda result: [result])
 
+    from lamella.arrays import to_numpy
     from lamella.optimizers import Adam
 
     optimizer = Adam(LEARNING_RATE, BETA_1, BETA_2, EPSILON)
@@ -51,7 +53,7 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side:
 
     def arrays_of(loss: Any) -> list[np.ndarray]:
         """Loss, gradients, and the loss after the first step's change of the weights."""
-        gradients = [weight.gradient.copy() for weight in model.trainable_weights]
+        gradients = [to_numpy(weight.gradient).copy() for weight in model.trainable_weights]
         return [np.asarray(loss), *gradients, np.asarray(step())]
 
     return Side("lamella", step, arrays_of)

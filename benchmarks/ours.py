@@ -1,4 +1,4 @@
-"""lamella's side of every case."""
+"""lamella's side of every case: it runs where the arrays are."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ def missing(case: Case) -> str | None:
     """What the case needs that lamella does not have, "layers.Attention" for instance, or None."""
     from lamella import ops
 
-    if case.direction in ("train", "predict"):
+    if case.is_model:
         return models.missing(case.op)
     if case.op in _LAYER_STEPS or hasattr(ops, case.op):
         return None
     return f"ops.{case.op}"
 
 
-def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
-    """What lamella runs for a case; `dy` is the gradient that a backward pass starts from."""
-    if case.direction in ("train", "predict"):
-        return models.prepare(case, arrays)
+def prepare(case: Case, arrays: dict[str, Any], dy: Any, device: str = "cpu") -> Side:
+    """What lamella runs for a case; `dy` is the gradient that a backward pass starts from.
+
+    `device` is where a model computes.
+    """
+    if case.is_model:
+        return models.prepare(case, arrays, device)
     if case.direction == "step":
         return _optimizer_step(case, arrays)
     if case.op in _LAYER_STEPS:
@@ -84,40 +87,48 @@ def _array_arguments(op: Callable[..., Any]) -> list[str]:
 
 
 def _first_result(result: Any) -> list[np.ndarray]:
-    return [result[0] if isinstance(result, tuple) else result]
+    from lamella.arrays import to_numpy
+
+    return [to_numpy(result[0] if isinstance(result, tuple) else result)]
 
 
 def _present(gradients: Any) -> list[np.ndarray]:
-    return [gradient for gradient in gradients if gradient is not None]
+    from lamella.arrays import to_numpy
+
+    return [to_numpy(gradient) for gradient in gradients if gradient is not None]
 
 
-def _layer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+def _layer_step(case: Case, arrays: dict[str, Any]) -> Side:
     """Steps of a layer, each beginning with the states in which the one before ended."""
     from lamella import layers
+    from lamella.arrays import like, to_numpy
 
     x, *weights = (arrays[name] for name in ("x", "kernel", "recurrent_kernel", "bias"))
     layer = getattr(layers, _LAYER_STEPS[case.op])(arrays["h"].shape[1])
     layer.build((None, None, x.shape[1]))
-    layer.set_weights(weights)
+    layer.set_weights([to_numpy(weight) for weight in weights])
+    for weight in layer.weights:
+        weight.move(like(x, weight.value))
     states = [arrays[name] for name in ("h", "c") if name in arrays]
 
-    def step() -> list[np.ndarray]:
+    def step() -> list[Any]:
         nonlocal states
         _, states = layer.step(x, states)
         return states
 
-    return Side("lamella", step, lambda after: after)
+    return Side("lamella", step, lambda after: [to_numpy(state) for state in after])
 
 
-def _optimizer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
+def _optimizer_step(case: Case, arrays: dict[str, Any]) -> Side:
     if case.op != "adam_":
         raise ValueError(f"no optimizer step of {case.op!r} is measured; there is adam_")
     from lamella import ops
+    from lamella.arrays import to_numpy, zeros
 
     param, grad = arrays["param"].copy(), arrays["grad"]
-    m, v = np.zeros_like(param), np.zeros_like(param)
+    m, v = (zeros(param, param.shape) for _ in range(2))
     steps = itertools.count(1)
     run: Callable[[], None] = lambda: ops.adam_(  # noqa: E731
         param, grad, m, v, None, step=next(steps), **ADAM
     )
-    return Side("lamella", run, lambda _: [param.copy(), m.copy(), v.copy()])
+    return Side("lamella", run, lambda _: [to_numpy(each.copy()) for each in (param, m, v)])

@@ -109,7 +109,7 @@ class Table:
 
     def header(self) -> str:
         columns = ("lamella", "+-", "rate", "share", "peer", "time", "+-", "share", "ratio")
-        widths = (9, 4, 13, 5, 11, 9, 4, 5, 6)
+        widths = (9, 4, 13, 5, 13, 9, 4, 5, 6)
         cells = (f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))
         return f"{'case':{self._width}} " + " ".join(cells)
 
@@ -121,7 +121,7 @@ class Table:
         text += f"{duration(row.ours.median):>9} {row.ours.spread:>4.0%} {rate:>13} "
         text += f"{row.share(row.ours):>5.0%}"
         if row.theirs is not None:
-            text += f" {row.peer:>11} {duration(row.theirs.median):>9} {row.theirs.spread:>4.0%} "
+            text += f" {row.peer:>13} {duration(row.theirs.median):>9} {row.theirs.spread:>4.0%} "
             text += f"{row.share(row.theirs):>5.0%} {row.ratio:>5.2f}x"
         if row.relative_cost is not None:
             text += f"  {row.relative_cost:.2f} of valid steps"

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import ours, ragged, verification
 from benchmarks.cases import Case
 from benchmarks.ceilings import Ceilings
-from benchmarks.harness import Protocol, Side, Timing, come_to_rest, measure
+from benchmarks.device import Device
+from benchmarks.harness import Protocol, Side, Timing, measure
 from benchmarks.machine import Disturbance
 from benchmarks.report import FullBatch, Row
 from benchmarks.work import result_shape, work
 
 _RETRIES = 3  # of a ceiling that was slower than a case
+_CPU = Device()
 
 
 class Checked(NamedTuple):
@@ -32,7 +34,7 @@ class Checked(NamedTuple):
     alone: Side | None = None
 
 
-def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
+def check_case(case: Case, peer: ModuleType | None, device: Device = _CPU) -> Checked | None:
     """Make the arrays and both sides, and compare their results.
 
     None where the peer has no such op.
@@ -44,24 +46,38 @@ def check_case(case: Case, peer: ModuleType | None) -> Checked | None:
     """
     arrays = case.arrays()
     dy = _result_gradient(case)
+    placed, placed_dy = _placed(case, arrays, dy, device)
     sides = []
     if peer is not None:
-        side = peer.prepare(case, arrays, dy)
+        side = peer.prepare(case, placed, placed_dy)
         if side is None:
             return None
         sides.append(side)
-    sides.insert(0, ours.prepare(case, arrays, dy))
+    sides.insert(0, ours.prepare(case, placed, placed_dy, device.name))
     plain = verification.without_dropout(case)
     if plain is None:
         allowed = verification.tolerance(work(case).terms)
         error = _verify(case, sides, arrays, dy, allowed)
     else:
-        expected = _expected(plain, peer, arrays, dy)
+        expected = _expected(plain, peer, arrays, dy, device)
         rate = case.options["dropout"]
         error, allowed = verification.check_in_expectation(_results(case, sides[0]), expected, rate)
     full = ragged.full_batch(case)
-    alone = ours.prepare(full, full.arrays(), _result_gradient(full)) if full else None
+    if full is None:
+        return Checked(sides, error, allowed)
+    alone = ours.prepare(full, *_placed(full, full.arrays(), _result_gradient(full), device))
     return Checked(sides, error, allowed, alone)
+
+
+def _placed(
+    case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None, device: Device
+) -> tuple[dict[str, Any], Any]:
+    """Arguments and gradient on the device; a model gets its batches from the host."""
+    if case.is_model:
+        return arrays, dy
+    together = device.place(arrays if dy is None else {**arrays, "": dy})
+    placed_dy = together.pop("", None)
+    return together, placed_dy
 
 
 def _result_gradient(case: Case) -> np.ndarray | None:
@@ -72,7 +88,11 @@ def _result_gradient(case: Case) -> np.ndarray | None:
 
 
 def run_case(
-    case: Case, peers: Mapping[str, ModuleType], ceilings: Ceilings, protocol: Protocol
+    case: Case,
+    peers: Mapping[str, ModuleType],
+    ceilings: Ceilings,
+    protocol: Protocol,
+    device: Device = _CPU,
 ) -> Iterator[Row]:
     """A row for each peer that has the case; without peers one row, of lamella alone.
 
@@ -82,22 +102,29 @@ def run_case(
     against: list[tuple[str | None, ModuleType | None]] = [*peers.items()] or [(None, None)]
     for name, peer in against:
         try:
-            checked = check_case(case, peer)
-            if checked is not None:
-                yield _measured(case, name, checked, ceilings, protocol)
+            with device.at_work():
+                checked = check_case(case, peer, device)
+                row = checked and _measured(case, name, checked, ceilings, protocol, device)
+            if row is not None:
+                yield row
         except Exception as error:
             yield Row(case, name, problem=f"{type(error).__name__}: {error}")
 
 
 def _measured(
-    case: Case, peer: str | None, checked: Checked, ceilings: Ceilings, protocol: Protocol
+    case: Case,
+    peer: str | None,
+    checked: Checked,
+    ceilings: Ceilings,
+    protocol: Protocol,
+    device: Device,
 ) -> Row:
-    cost = work(case)
-    come_to_rest()
+    cost, clock = work(case), device.clock(case)
+    clock.rest()
     floor = ceilings.floor(cost)
     disturbance = Disturbance()
     sides = checked.sides if checked.alone is None else [*checked.sides, checked.alone]
-    timings = measure(sides, protocol)
+    timings = measure(sides, protocol, clock)
     row = Row(
         case,
         peer,
@@ -112,7 +139,7 @@ def _measured(
     for _ in range(_RETRIES):
         if row.suspicion is None:
             break
-        come_to_rest()
+        clock.rest()
         ceilings.measure_again(cost)
         row = replace(row, floor=ceilings.floor(cost))
     return row
@@ -145,9 +172,13 @@ def _results(case: Case, side: Side) -> list[np.ndarray]:
 
 
 def _expected(
-    plain: Case, peer: ModuleType | None, arrays: dict[str, np.ndarray], dy: np.ndarray | None
+    plain: Case,
+    peer: ModuleType | None,
+    arrays: dict[str, np.ndarray],
+    dy: np.ndarray | None,
+    device: Device,
 ) -> list[np.ndarray]:
     """What the peer computes, or the reference where there is no peer."""
     if peer is not None:
-        return _results(plain, peer.prepare(plain, arrays, dy))
+        return _results(plain, peer.prepare(plain, *_placed(plain, arrays, dy, device)))
     return verification.comparable(plain, verification.expected_by_reference(plain, arrays, dy, []))

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from benchmarks.cases import Case
 from benchmarks.harness import Side
-from benchmarks.peers.torch_layouts import Op, Tensors, permuted
+from benchmarks.peers.torch_layouts import Op, Tensors, as_array, as_tensor, permuted
 from benchmarks.peers.torch_models import MultiHeadSelfAttention
 
 _HEADS_FIRST = permuted(0, 2, 1, 3)
@@ -61,7 +61,7 @@ def _rotary_embedding(t: Tensors, options: dict[str, Any]) -> torch.Tensor:
 ROTARY_EMBEDDING = Op(_rotary_embedding)
 
 
-def multi_head_attention(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side:
+def multi_head_attention(case: Case, arrays: dict[str, Any], dy: Any) -> Side:
     """Self-attention with projections."""
     if not arrays["query"] is arrays["key"] is arrays["value"]:
         raise ValueError(
@@ -70,19 +70,19 @@ def multi_head_attention(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarr
     names = [
         f"{part}_{k}" for part in ("query", "key", "value", "output") for k in ("kernel", "bias")
     ]
-    module = MultiHeadSelfAttention(*(arrays[name] for name in names))
-    x = torch.from_numpy(arrays["query"])
+    module = MultiHeadSelfAttention(*(as_tensor(arrays[name]) for name in names))
+    x = as_tensor(arrays["query"])
     if case.direction == "forward":
         with torch.inference_mode():
             module.train(_seconds(module.train(), x) < _seconds(module.eval(), x))
-        return Side("torch", lambda: module(x), lambda y: [y.numpy()], torch.inference_mode)
+        return Side("torch", lambda: module(x), lambda y: [as_array(y)], torch.inference_mode)
     x.requires_grad_()
     inputs = (x, *module.projections)
-    gradient = torch.from_numpy(dy)
+    gradient = as_tensor(dy)
 
     def gradients(found: Sequence[torch.Tensor]) -> list[np.ndarray]:
         by_name = dict(zip(names, module.as_ours(found[1:]), strict=True))
-        by_name["query"] = found[0].numpy()
+        by_name["query"] = as_array(found[0])
         return [by_name[name] for name in case.wanted]
 
     if case.direction == "backward":
@@ -100,7 +100,7 @@ def multi_head_attention(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarr
     return Side(
         "torch",
         forward_and_backward,
-        lambda results: [results[0].detach().numpy(), *gradients(results[1])],
+        lambda results: [as_array(results[0]), *gradients(results[1])],
     )
 
 
@@ -110,5 +110,11 @@ def _seconds(module: torch.nn.Module, x: torch.Tensor) -> float:
     nn.MultiheadAttention has a path of its own for inference, which is the faster one for small
     sizes and the slower one for large.
     """
-    module(x)
-    return min(timeit.repeat(lambda: module(x), number=1, repeat=5))
+
+    def call() -> None:
+        module(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    call()
+    return min(timeit.repeat(call, number=1, repeat=5))

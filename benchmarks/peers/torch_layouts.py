@@ -1,4 +1,7 @@
-"""How PyTorch keeps lamella's arrays, and an op as a function of tensors so kept."""
+"""How PyTorch keeps lamella's arrays, and an op as a function of tensors so kept.
+
+Arrays are NumPy's, or a device's (`lamella.cuda.Array`): tensors lie where they do.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,20 @@ import torch
 Tensors = Mapping[str, torch.Tensor]
 
 
-class Layout(NamedTuple):
-    """How an array of lamella's looks in PyTorch, and back."""
+def as_tensor(array: Any) -> torch.Tensor:
+    """A tensor that shares the array's memory."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
 
-    to_torch: Callable[[np.ndarray], torch.Tensor]
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's elements on the host: of one that lies there, the same memory."""
+    return tensor.detach().cpu().numpy()
+
+
+class Layout(NamedTuple):
+    """How an array of lamella's looks in PyTorch, and back on the host."""
+
+    to_torch: Callable[[Any], torch.Tensor]
     to_numpy: Callable[[torch.Tensor], np.ndarray]
 
 
@@ -22,25 +35,23 @@ def permuted(*axes: int) -> Layout:
     """Axes in another order, in memory too."""
     back = [axes.index(axis) for axis in range(len(axes))]
     return Layout(
-        lambda array: torch.from_numpy(array).permute(axes).contiguous(),
-        lambda tensor: tensor.permute(back).numpy(),
+        lambda array: as_tensor(array).permute(axes).contiguous(),
+        lambda tensor: as_array(tensor.permute(back)),
     )
 
 
 def _conv_kernel(*axes: int) -> Layout:
     back = [axes.index(axis) for axis in range(len(axes))]
     return Layout(
-        lambda array: (
-            torch.from_numpy(array).permute(axes).contiguous(memory_format=torch.channels_last)
-        ),
-        lambda tensor: tensor.permute(back).numpy(),
+        lambda array: as_tensor(array).permute(axes).contiguous(memory_format=torch.channels_last),
+        lambda tensor: as_array(tensor.permute(back)),
     )
 
 
-AS_IT_IS = Layout(torch.from_numpy, lambda tensor: tensor.numpy())
+AS_IT_IS = Layout(as_tensor, as_array)
 IMAGE = Layout(  # the same memory
-    lambda array: torch.from_numpy(array).permute(0, 3, 1, 2),
-    lambda tensor: tensor.permute(0, 2, 3, 1).numpy(),
+    lambda array: as_tensor(array).permute(0, 3, 1, 2),
+    lambda tensor: as_array(tensor.permute(0, 2, 3, 1)),
 )
 SEQUENCE = permuted(0, 2, 1)
 CONV2D_KERNEL = _conv_kernel(3, 2, 0, 1)  # of conv2d_transpose too: (KH, KW, F, C) -> (C, F, ...)
@@ -56,24 +67,28 @@ def gate_layouts(*order: int) -> tuple[Layout, Layout]:
     """
     back = [order.index(gate) for gate in range(len(order))]
 
-    def moved(array: np.ndarray, places: Sequence[int]) -> np.ndarray:
-        parts = np.split(array, len(order), axis=-1)
-        return np.concatenate([parts[place] for place in places], axis=-1)
+    def moved(tensor: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        parts = tensor.chunk(len(order), dim=-1)
+        return torch.cat([parts[place] for place in places], dim=-1)
 
     kernel = Layout(
-        lambda array: torch.from_numpy(np.ascontiguousarray(moved(array, order).T)),
-        lambda tensor: moved(tensor.numpy().T, back),
+        lambda array: moved(as_tensor(array), order).T.contiguous(),
+        lambda tensor: as_array(moved(tensor.T, back)),
     )
     bias = Layout(
-        lambda array: torch.from_numpy(moved(array, order)),
-        lambda tensor: moved(tensor.numpy(), back),
+        lambda array: moved(as_tensor(array), order),
+        lambda tensor: as_array(moved(tensor, back)),
     )
     return kernel, bias
 
 
 class Op(NamedTuple):
-    """A function of tensors and a case's options; arrays without a layout are as they are."""
+    """A function of tensors and a case's options; arrays without a layout are as they are.
+
+    `arrange` moves the tensors, once, to where the function runs best.
+    """
 
     function: Callable[[Tensors, dict[str, Any]], torch.Tensor]
     layouts: Mapping[str, Layout] = {}
     result: Layout = AS_IT_IS
+    arrange: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None

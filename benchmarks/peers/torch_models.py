@@ -1,7 +1,8 @@
 """Whole networks in PyTorch: channels_last, fused Adam, inference mode.
 
 Every layer takes lamella's weights and gives its gradients in lamella's order and layout, so that a
-network is a list of layers.
+network is a list of layers. On a GPU batches come from pinned memory of the host in every call, and
+the loss or the prediction goes back there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from benchmarks import encoder
 from benchmarks.cases import Case
 from benchmarks.harness import Side
 from benchmarks.models import BETA_1, BETA_2, EPSILON, LEARNING_RATE, weights_of
+from benchmarks.peers import torch_graphs
+from benchmarks.peers.torch_layouts import as_array
 
-Weights = dict[str, np.ndarray]
+Weights = dict[str, torch.Tensor]
+
+_device = torch.device("cpu")
+
+
+def set_device(name: str) -> None:
+    global _device
+    _device = torch.device(name)
 
 
 def corrected_epsilon(epsilon: float, beta_2: float) -> float:
@@ -53,19 +63,18 @@ class Function(Layer):
         return self.function(x)
 
 
-def _parameter(array: np.ndarray, *axes: int) -> nn.Parameter:
-    tensor = torch.from_numpy(array)
+def _parameter(tensor: torch.Tensor, *axes: int) -> nn.Parameter:
     return nn.Parameter(tensor.permute(axes).contiguous() if axes else tensor.clone())
 
 
 def _gradient(parameter: nn.Parameter, *axes: int) -> np.ndarray:
     assert parameter.grad is not None
     gradient = parameter.grad.permute(axes) if axes else parameter.grad
-    return gradient.numpy().copy()
+    return as_array(gradient).copy()
 
 
 class Conv2d(Layer):
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, kernel: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
         self.conv = nn.Conv2d(kernel.shape[2], kernel.shape[3], kernel.shape[:2])
         self.conv.weight, self.conv.bias = _parameter(kernel, 3, 2, 0, 1), _parameter(bias)
@@ -79,7 +88,7 @@ class Conv2d(Layer):
 
 
 class Dense(Layer):
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, kernel: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
         self.linear = nn.Linear(*kernel.shape)
         self.linear.weight, self.linear.bias = _parameter(kernel, 1, 0), _parameter(bias)
@@ -92,9 +101,9 @@ class Dense(Layer):
 
 
 class Embedding(Layer):
-    def __init__(self, table: np.ndarray) -> None:
+    def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(torch.tensor(table), freeze=False)
+        self.embedding = nn.Embedding.from_pretrained(table.clone(), freeze=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.embedding(x)
@@ -106,13 +115,15 @@ class Embedding(Layer):
 class LSTM(Layer):
     """All outputs. PyTorch's second bias stays 0: with both trained, their sum would move twice."""
 
-    def __init__(self, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(
+        self, kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor
+    ) -> None:
         super().__init__()
         self.lstm = nn.LSTM(len(kernel), len(recurrent_kernel), batch_first=True)
         self.lstm.weight_ih_l0 = _parameter(kernel, 1, 0)
         self.lstm.weight_hh_l0 = _parameter(recurrent_kernel, 1, 0)
         self.lstm.bias_ih_l0 = _parameter(bias)
-        self.lstm.bias_hh_l0 = nn.Parameter(torch.zeros(len(bias)), requires_grad=False)
+        self.lstm.bias_hh_l0 = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.lstm(x)[0]
@@ -125,7 +136,7 @@ class LSTM(Layer):
 class MultiHeadSelfAttention(Layer):
     """nn.MultiheadAttention with lamella's weights: kernels (D, A, E) and (A, E, D)."""
 
-    def __init__(self, *weights: np.ndarray) -> None:
+    def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
         kernels, biases = weights[0::2], weights[1::2]
         width, self.heads, size = kernels[0].shape
@@ -133,8 +144,8 @@ class MultiHeadSelfAttention(Layer):
             raise ValueError("nn.MultiheadAttention has as many features in its heads as outside")
         self.attention = nn.MultiheadAttention(width, self.heads, batch_first=True)
         flat = [kernel.reshape(width, width) for kernel in kernels]
-        self.attention.in_proj_weight = _parameter(np.concatenate(flat[:3], axis=1), 1, 0)
-        self.attention.in_proj_bias = _parameter(np.concatenate([b.ravel() for b in biases[:3]]))
+        self.attention.in_proj_weight = _parameter(torch.cat(flat[:3], dim=1), 1, 0)
+        self.attention.in_proj_bias = _parameter(torch.cat([b.flatten() for b in biases[:3]]))
         self.attention.out_proj.weight = _parameter(flat[3], 1, 0)
         self.attention.out_proj.bias = _parameter(biases[3])
 
@@ -149,7 +160,7 @@ class MultiHeadSelfAttention(Layer):
 
     def as_ours(self, found: Sequence[torch.Tensor]) -> list[np.ndarray]:
         """Gradients of `projections` as those of four kernels, each with its bias behind it."""
-        weight, bias, output_weight, output_bias = (each.numpy().copy() for each in found)
+        weight, bias, output_weight, output_bias = (as_array(each).copy() for each in found)
         width = len(output_bias)
         inwards = (width, self.heads, width // self.heads)
         arrays: list[np.ndarray] = []
@@ -234,7 +245,7 @@ def _attention(w: Weights) -> list[Layer]:
     return [Embedding(w["table"]), *_recurrent(w, attend)]
 
 
-def _attention_weights(w: Weights) -> list[np.ndarray]:
+def _attention_weights(w: Weights) -> list[torch.Tensor]:
     parts = ("query", "key", "value", "output")
     return [w[f"{part}_{kind}"] for part in parts for kind in ("kernel", "bias")]
 
@@ -245,12 +256,12 @@ def _transformer(w: Weights) -> list[Layer]:
 
 
 def _place(x: torch.Tensor) -> torch.Tensor:
-    return x + _positions(*x.shape[1:])
+    return x + _positions(*x.shape[1:], x.device)
 
 
 @functools.cache
-def _positions(steps: int, width: int) -> torch.Tensor:
-    return torch.from_numpy(encoder.positions(steps, width))
+def _positions(steps: int, width: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(encoder.positions(steps, width)).to(device)
 
 
 def _encoder(w: Weights) -> list[Layer]:
@@ -274,39 +285,66 @@ _NETWORKS = {
 }
 
 
-def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Side | None:
-    """What PyTorch runs for a model."""
+def prepare(case: Case, arrays: dict[str, np.ndarray], mode: str = "eager") -> Side | None:
+    """What PyTorch runs for a model: "eager", "compile" or, on a GPU, "graph"."""
     if case.op not in _NETWORKS:
         return None
-    layers = _NETWORKS[case.op](weights_of(arrays))
-    model = nn.Sequential(*layers)
-    x = torch.from_numpy(arrays["x"])
+    weights = {name: torch.from_numpy(array) for name, array in weights_of(arrays).items()}
+    layers = _NETWORKS[case.op](weights)
+    model = nn.Sequential(*layers).to(_device)  # which also puts an LSTM's weights in one piece
+    network = torch.compile(model) if mode == "compile" else model
+    x = _on_host(arrays["x"])
     if case.direction == "predict":
         model.eval()
-        return Side(
-            "torch",
-            lambda: torch.softmax(model(x), dim=1),
-            lambda y: [y.numpy()],
-            torch.inference_mode,
-        )
-    labels = torch.from_numpy(arrays["labels"])
+        return _prediction(lambda batch: torch.softmax(network(batch), dim=1), x, mode == "graph")
+    labels = _on_host(arrays["labels"])
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=LEARNING_RATE,
         betas=(BETA_1, BETA_2),
         eps=corrected_epsilon(EPSILON, BETA_2),
         fused=True,
+        capturable=mode == "graph",
     )
 
-    def step() -> float:
+    def update(batch: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(x), labels)
+        loss = functional.cross_entropy(network(batch), classes)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
+
+    if mode == "graph":
+        update = torch_graphs.training(update, optimizer, x.to(_device), labels.to(_device))
+
+    def step() -> float:
+        return update(_to_device(x), _to_device(labels)).item()
 
     def arrays_of(loss: Any) -> list[np.ndarray]:
         gradients = [gradient for layer in layers for gradient in layer.gradients()]
         return [np.asarray(loss), *gradients, np.asarray(step())]
 
     return Side("torch", step, arrays_of)
+
+
+def _prediction(
+    predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, is_graph: bool
+) -> Side:
+    if is_graph:
+        with torch.inference_mode():
+            predict = torch_graphs.captured(predict, x.to(_device))
+    return Side(
+        "torch",
+        lambda: predict(_to_device(x)).cpu(),
+        lambda y: [y.numpy()],
+        torch.inference_mode,
+    )
+
+
+def _on_host(array: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if _device.type == "cpu" else tensor.pin_memory()
+
+
+def _to_device(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(_device, non_blocking=True)

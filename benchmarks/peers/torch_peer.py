@@ -1,4 +1,4 @@
-"""PyTorch in its best mode for CPUs: channels_last images, inference mode, fused Adam.
+"""PyTorch in its best mode: channels_last images, inference mode, fused Adam.
 
 Tensors share memory with the arrays: an (N, H, W, C) array seen as (N, C, H, W) *is* channels_last.
 Weights are laid out as PyTorch keeps them. Backward passes go through `torch.autograd.grad`, with
@@ -27,6 +27,8 @@ from benchmarks.peers.torch_layouts import (
     SEQUENCE,
     Op,
     Tensors,
+    as_array,
+    as_tensor,
 )
 
 VERSION = torch.__version__
@@ -36,9 +38,17 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) -> Side | None:
+def set_device(name: str) -> None:
+    """Where models compute. On GPUs float32 is to be float32, and cuDNN may try its algorithms."""
+    torch_models.set_device(name)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def prepare(case: Case, arrays: dict[str, Any], dy: Any) -> Side | None:
     """What PyTorch runs for a case."""
-    if case.direction in ("train", "predict"):
+    if case.is_model:
         return torch_models.prepare(case, arrays)
     if case.direction == "step":
         return _adam(arrays)
@@ -51,6 +61,7 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
         return None
     layouts = {name: op.layouts.get(name, AS_IT_IS) for name in arrays}
     tensors = {name: layouts[name].to_torch(array) for name, array in arrays.items()}
+    op.arrange(tensors)
     options = dict(case.options)
     if case.direction == "forward":
         return Side(
@@ -81,19 +92,20 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], dy: np.ndarray | None) ->
     return Side(
         "torch",
         forward_and_backward,
-        lambda results: [op.result.to_numpy(results[0].detach()), *gradients(results[1])],
+        lambda results: [op.result.to_numpy(results[0]), *gradients(results[1])],
     )
 
 
-def _op_of(case: Case, arrays: dict[str, np.ndarray]) -> Op | None:
+def _op_of(case: Case, arrays: dict[str, Any]) -> Op | None:
     if "lengths" in arrays:
-        return torch_recurrent.packed(case.op, case.shape("x")[1], arrays["lengths"])
+        lengths = as_array(as_tensor(arrays["lengths"]))
+        return torch_recurrent.packed(case.op, case.shape("x")[1], lengths)
     return _OPS.get(case.op)
 
 
-def _adam(arrays: dict[str, np.ndarray]) -> Side:
-    param = torch.tensor(arrays["param"])
-    param.grad = torch.from_numpy(arrays["grad"])
+def _adam(arrays: dict[str, Any]) -> Side:
+    param = as_tensor(arrays["param"]).clone()
+    param.grad = as_tensor(arrays["grad"])
     optimizer = torch.optim.Adam(
         [param],
         lr=ADAM["learning_rate"],
@@ -104,7 +116,7 @@ def _adam(arrays: dict[str, np.ndarray]) -> Side:
 
     def state(_: Any) -> list[np.ndarray]:
         slots = optimizer.state[param]
-        return [t.numpy().copy() for t in (param, slots["exp_avg"], slots["exp_avg_sq"])]
+        return [as_array(t).copy() for t in (param, slots["exp_avg"], slots["exp_avg_sq"])]
 
     return Side("torch", optimizer.step, state)
 

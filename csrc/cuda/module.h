@@ -10,6 +10,8 @@ namespace py = pybind11;
 
 namespace lamella::device {
 
+void bind_ceiling(py::module_& module);
+
 inline py::dict device_properties() {
   const Properties& p = properties();
   py::dict result;
@@ -32,6 +34,7 @@ inline void bind_module(py::module_& module) {
   });
   module.def("properties", &device_properties);
   bind_array(module);
+  bind_ceiling(module);
   bind_memory(module);
   bind_ops(module);
 }
