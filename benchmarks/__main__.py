@@ -52,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_matplotlib(parser)
     for path in filter(None, (options.json, options.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    selected = _measurable(parser, selected)
+    selected = _measurable(parser, selected, options.device)
     peers_of = load_peers(parser, options.peer, selected, options.device)
     try:
-        return _measure(selected, peers_of, options, where)
+        pairs = _in_order(selected, peers_of, options.after)
     except ValueError as error:
         parser.error(str(error))
+    return _measure(pairs, options, where)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,13 +117,13 @@ def _require_matplotlib(parser: argparse.ArgumentParser) -> None:
 
 
 def _measurable(
-    parser: argparse.ArgumentParser, selected: Sequence[cases.Case]
+    parser: argparse.ArgumentParser, selected: Sequence[cases.Case], device_name: str
 ) -> list[cases.Case]:
     """The cases that the installed lamella can run; what the others lack is printed."""
     lacking: dict[str, list[cases.Case]] = {}
     found = []
     for case in selected:
-        what = ours.missing(case)
+        what = ours.missing(case, device_name)
         if what is None:
             found.append(case)
         else:
@@ -176,15 +177,14 @@ def load_peers(
 
 
 def _measure(
-    selected: Sequence[cases.Case],
-    peers_of: dict[str, dict[str, ModuleType]],
+    pairs: Sequence[tuple[cases.Case, dict[str, ModuleType]]],
     options: argparse.Namespace,
     where: device.Device,
 ) -> int:
     from benchmarks.runner import run_case
 
     protocol = QUICK if options.quick else where.protocol
-    modules = {name: module for found in peers_of.values() for name, module in found.items()}
+    modules = {name: module for _, found in pairs for name, module in found.items()}
     about = machine.describe({name: module.VERSION for name, module in modules.items()}, where.name)
     come_to_rest()
     ceilings = where.ceilings(protocol.ceiling_seconds)
@@ -192,7 +192,7 @@ def _measure(
     title = _title(about)
     print(f"{title}\n{versions}, commit {about['commit']}")
     print(f"ceiling: {ceilings.fma:.0f} GFLOP/s fp32 (measured)")
-    table = report.Table(case.id for case in selected)
+    table = report.Table(case.id for case, _ in pairs)
     print(table.header())
     rows: list[report.Row] = []
     left_out: list[str] = []
@@ -204,7 +204,7 @@ def _measure(
             about["left_out"] = left_out
             report.write_json(options.json, rows, about, ceilings.summary(), asdict(protocol))
 
-    for case, against in _in_order(selected, peers_of, options.after):
+    for case, against in pairs:
         if is_lost or (options.minutes and time.monotonic() > _BEGAN + 60 * options.minutes):
             left_out.append(_name(case, against))
             continue

@@ -156,7 +156,7 @@ def load_cases(device: str = "cpu") -> list[Case]:
     """All cases of all files, in the files' order.
 
     On a device with the peers that run there, and what matters most there first: large shapes, then
-    models, then the others.
+    models, then the others; of these the first of every op, then the second, and so on.
 
     Raises
     ------
@@ -171,8 +171,20 @@ def load_cases(device: str = "cpu") -> list[Case]:
     others = [case for case in found if not case.is_model]
     return [
         replace(case, peers=_DEVICE_PEERS.get(case.direction, _OTHERWISE))
-        for case in (*large, *models, *others)
+        for case in (*_by_turns(large), *models, *_by_turns(others))
     ]
+
+
+def _by_turns(cases: Iterable[Case]) -> list[Case]:
+    """The ops' first shapes, in all directions, then their second ones, and so on."""
+    shapes: dict[str, list[str]] = {}
+    turns = []
+    for case in cases:
+        names = shapes.setdefault(case.op, [])
+        if case.name not in names:
+            names.append(case.name)
+        turns.append((names.index(case.name), case))
+    return [case for _, case in sorted(turns, key=lambda turn: turn[0])]
 
 
 def load_file(path: Path) -> list[Case]:

@@ -57,7 +57,7 @@ class Device:
 
 
 class _Kernels(Device):
-    """A module of device kernels.
+    """A module of device kernels; by itself the executor, which computes on the CPU as peers do.
 
     Raises
     ------
@@ -72,9 +72,6 @@ class _Kernels(Device):
 
         self.name = name
         self._module: Any = devices.module_of(name)
-
-    def ceilings(self, seconds: float) -> Ceilings:
-        return Ceilings(seconds, self._module, _SMALLEST_MEASURED)
 
     def place(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         placed: dict[int, Any] = {}
@@ -104,6 +101,9 @@ class _Cuda(_Kernels):
         self._torch: Any = torch
         handle = self._module.empty((1,), "float32").__cuda_array_interface__["stream"]
         self._stream = torch.cuda.ExternalStream(handle)
+
+    def ceilings(self, seconds: float) -> Ceilings:
+        return Ceilings(seconds, self._module, _SMALLEST_MEASURED)
 
     def clock(self, case: Case) -> Clock:
         if case.is_model:

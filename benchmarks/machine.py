@@ -46,9 +46,19 @@ def describe(peer_versions: Mapping[str, str], device: str = "cpu") -> dict[str,
 
 
 GPU_FIELDS = (
-    "name,driver_version,compute_cap,memory.total,power.limit,power.draw,temperature.gpu,"
-    "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,clocks_event_reasons.active"
-).split(",")
+    "name",
+    "driver_version",
+    "compute_cap",
+    "memory.total",
+    "power.limit",
+    "power.draw",
+    "temperature.gpu",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "clocks.max.mem",
+    "clocks_event_reasons.active",
+)
 
 
 def nvidia_smi() -> dict[str, str]:

@@ -18,12 +18,14 @@ _LAYER_STEPS = {"lstm_step": "LSTM", "gru_step": "GRU"}
 ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 
 
-def missing(case: Case) -> str | None:
+def missing(case: Case, device: str = "cpu") -> str | None:
     """What the case needs that lamella does not have, "layers.Attention" for instance, or None."""
     from lamella import ops
 
     if case.is_model:
         return models.missing(case.op)
+    if case.op in _LAYER_STEPS and device != "cpu":
+        return "steps of recurrent layers on devices"
     if case.op in _LAYER_STEPS or hasattr(ops, case.op):
         return None
     return f"ops.{case.op}"
@@ -98,25 +100,22 @@ def _present(gradients: Any) -> list[np.ndarray]:
     return [to_numpy(gradient) for gradient in gradients if gradient is not None]
 
 
-def _layer_step(case: Case, arrays: dict[str, Any]) -> Side:
+def _layer_step(case: Case, arrays: dict[str, np.ndarray]) -> Side:
     """Steps of a layer, each beginning with the states in which the one before ended."""
     from lamella import layers
-    from lamella.arrays import like, to_numpy
 
     x, *weights = (arrays[name] for name in ("x", "kernel", "recurrent_kernel", "bias"))
     layer = getattr(layers, _LAYER_STEPS[case.op])(arrays["h"].shape[1])
     layer.build((None, None, x.shape[1]))
-    layer.set_weights([to_numpy(weight) for weight in weights])
-    for weight in layer.weights:
-        weight.move(like(x, weight.value))
+    layer.set_weights(weights)
     states = [arrays[name] for name in ("h", "c") if name in arrays]
 
-    def step() -> list[Any]:
+    def step() -> list[np.ndarray]:
         nonlocal states
         _, states = layer.step(x, states)
         return states
 
-    return Side("lamella", step, lambda after: [to_numpy(state) for state in after])
+    return Side("lamella", step, lambda after: after)
 
 
 def _optimizer_step(case: Case, arrays: dict[str, Any]) -> Side:

@@ -43,6 +43,7 @@ class Row:
     floor: Floor | None = None
     error: float | None = None  # the largest difference, and what was allowed
     tolerance: float | None = None
+    peer_error: float | None = None  # where that is larger than what was allowed
     problem: str | None = None
     disturbance: float | None = None  # share of the CPUs that other programs used meanwhile
     full_batch: FullBatch | None = None
@@ -125,6 +126,8 @@ class Table:
             text += f"{row.share(row.theirs):>5.0%} {row.ratio:>5.2f}x"
         if row.relative_cost is not None:
             text += f"  {row.relative_cost:.2f} of valid steps"
+        if row.peer_error is not None:
+            text += f"  {row.peer} is off by {row.peer_error:.1g}"
         if row.is_disturbed:
             text += f"  others {row.disturbance:.0%}"
         if row.suspicion:
@@ -207,6 +210,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "bound_by": row.floor.bound_by if row.floor else None,
         "error": row.error,
         "tolerance": row.tolerance,
+        "peer_error": row.peer_error,
         "disturbance": row.disturbance,
         "full_batch": _full_batch_as_json(row),
         "problem": row.trouble,
