@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lamella.arrays import expand_dims, squeeze
 from lamella.ops._op import Array, Gradients, Pullback, check_gradients, needed, op, outputs
 from lamella.ops.lstm import lstm
 
@@ -13,7 +14,7 @@ _OTHERS = 5
 
 def _one_step(x: Array) -> Array:
     """The row of each sequence as a sequence of one step; what is no such array is left to lstm."""
-    return x[:, None, :] if getattr(x, "ndim", None) == 2 else x
+    return expand_dims(x, 1) if getattr(x, "ndim", None) == 2 else x
 
 
 def _lstm_cell_vjp(
@@ -43,7 +44,7 @@ def _lstm_cell_vjp(
             None, *dy, out=(place, to_kernel, to_recurrent, to_bias, to_h, to_c, *(None,) * _OTHERS)
         )
         if dx is not None:
-            dx = dx[:, 0, :] if to_x is None else to_x
+            dx = squeeze(dx, 1) if to_x is None else to_x
         return dx, dh, dc, dkernel, drecurrent, dbias
 
     return (h_new, c_new), pullback
