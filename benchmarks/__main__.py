@@ -196,16 +196,16 @@ def _measure(
     print(table.header())
     rows: list[report.Row] = []
     left_out: list[str] = []
-    is_lost = False
+    lost_at: str | None = None  # the row after which nothing runs any more
     written = time.monotonic()
 
     def write() -> None:
         if options.json:
-            about["left_out"] = left_out
+            about.update(left_out=left_out, lost_at=lost_at)
             report.write_json(options.json, rows, about, ceilings.summary(), asdict(protocol))
 
     for case, against in pairs:
-        if is_lost or (options.minutes and time.monotonic() > _BEGAN + 60 * options.minutes):
+        if lost_at or (options.minutes and time.monotonic() > _BEGAN + 60 * options.minutes):
             left_out.append(_name(case, against))
             continue
         measured = list(run_case(case, against, ceilings, protocol, where))
@@ -214,18 +214,19 @@ def _measure(
         if not measured:
             print(f"{case.id}: not measured, there is none of {', '.join(against)}")
         rows.extend(measured)
-        is_lost = any(row.problem for row in measured) and where.is_lost()
+        if any(row.problem for row in measured) and where.is_lost():
+            lost_at = _name(case, against)
         if time.monotonic() > written + _SECONDS_BETWEEN_FILES:
             write()  # whoever ends this process finds what was measured until then
             written = time.monotonic()
     print("\n".join(["", *report.summary(rows)]))
     if left_out:
-        why = f"{where.name} is lost" if is_lost else f"{options.minutes:g} minutes are over"
+        why = f"{where.name} is lost" if lost_at else f"{options.minutes:g} minutes are over"
         print(f"left out, as {why}: {len(left_out)} of {len(left_out) + len(rows)} rows")
     write()
     if options.plot:
         report.plot(options.plot, rows, title)
-    return LOST if is_lost else int(any(row.problem for row in rows))
+    return LOST if lost_at else int(any(row.problem for row in rows))
 
 
 def _title(about: dict[str, Any]) -> str:

@@ -166,11 +166,12 @@ def load_cases(device: str = "cpu") -> list[Case]:
     found = [case for path in sorted(SHAPES.glob("*.json")) for case in load_file(path)]
     if device == "cpu":
         return found
+    peers = _DEVICE_PEERS if device == "cuda" else {}
     large = [case for path in sorted(DEVICE_SHAPES.glob("*.json")) for case in load_file(path)]
     models = [case for case in found if case.is_model]
     others = [case for case in found if not case.is_model]
     return [
-        replace(case, peers=_DEVICE_PEERS.get(case.direction, _OTHERWISE))
+        replace(case, peers=peers.get(case.direction, _OTHERWISE))
         for case in (*_by_turns(large), *models, *_by_turns(others))
     ]
 
