@@ -7,7 +7,6 @@ the loss or the prediction goes back there.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -255,13 +254,16 @@ def _transformer(w: Weights) -> list[Layer]:
     return [Embedding(w["table"]), *_recurrent(w, attend)]
 
 
-def _place(x: torch.Tensor) -> torch.Tensor:
-    return x + _positions(*x.shape[1:], x.device)
+class Positions(Layer):
+    """Adds sines and cosines to sequences of at most so many steps."""
 
+    def __init__(self, width: int, most_steps: int = 4096) -> None:
+        super().__init__()
+        table = torch.from_numpy(encoder.positions(most_steps, width))
+        self.register_buffer("table", table, persistent=False)
 
-@functools.cache
-def _positions(steps: int, width: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(encoder.positions(steps, width)).to(device)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.table[: x.shape[1]]
 
 
 def _encoder(w: Weights) -> list[Layer]:
@@ -269,7 +271,7 @@ def _encoder(w: Weights) -> list[Layer]:
     average = Function(lambda x: x.mean(dim=1))
     return [
         Embedding(w["table"]),
-        Function(_place),
+        Positions(w["table"].shape[1]),
         *blocks,
         average,
         Dense(w["kernel"], w["bias"]),
@@ -292,7 +294,7 @@ def prepare(case: Case, arrays: dict[str, np.ndarray], mode: str = "eager") -> S
     weights = {name: torch.from_numpy(array) for name, array in weights_of(arrays).items()}
     layers = _NETWORKS[case.op](weights)
     model = nn.Sequential(*layers).to(_device)  # which also puts an LSTM's weights in one piece
-    network = torch.compile(model) if mode == "compile" else model
+    network = torch.compile(model, dynamic=False) if mode == "compile" else model
     x = _on_host(arrays["x"])
     if case.direction == "predict":
         model.eval()
