@@ -6,29 +6,14 @@ arguments.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import attention_checks
 import numpy as np
 import pytest
+from device_programs import COMPILER, command
 from reference import OPS
-from test_simd import CSRC, ROOT, WARNINGS
 
-COMPILER = shutil.which("g++") or shutil.which("c++")
-FLAGS = [
-    "-std=c++20",
-    "-O1",
-    "-pthread",
-    "-ffp-contract=off",
-    *WARNINGS,
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-DLAMELLA_DEVICE",
-    "-DLAMELLA_SIMT",
-    "-DLAMELLA_ISA=device",
-    f"-I{CSRC}",
-]
 # Of the largest element of a result: weights, and gradients of scores, are rounded to 8 or 11 bits
 # before products with them, results after: two roundings of half a unit each, with as much to spare
 # for the sums in between.
@@ -52,15 +37,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     output = tmp_path_factory.mktemp("attention") / "attention_half"
-    sources = [
-        str(path)
-        for path in (
-            ROOT / "tests" / "attention" / "attention_half.cu",
-            *sorted((CSRC / "simt").glob("*.cpp")),
-            CSRC / "core" / "error.cpp",
-        )
-    ]
-    subprocess.run([COMPILER, *FLAGS, "-x", "c++", *sources, "-o", str(output)], check=True)
+    subprocess.run(command("attention/attention_half.cu", output), check=True)
     return output
 
 

@@ -170,9 +170,9 @@ class _Unversioned:
         return self._array.__dlpack_device__()
 
 
+# NumPy takes part in DLPack with memory of the host only, where the executor's arrays are.
+@pytest.mark.skipif(bool(devices.why_unusable("simt")), reason="no executor in this build")
 def test_dlpack_with_numpy_through_the_executor():
-    if devices.why_unusable("simt"):
-        pytest.skip(devices.why_unusable("simt"))
     device = devices.module_of("simt")
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     array = device.from_dlpack(x)

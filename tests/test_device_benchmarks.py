@@ -250,9 +250,8 @@ def test_the_rest_is_left_out_when_the_device_is_lost(tmp_path, monkeypatch, cap
     assert "illegal memory access" in document["rows"][0]["problem"]
 
 
+@needs_executor
 def test_a_peer_for_the_cpu_is_refused_on_a_device(capsys):
-    if devices.why_unusable("simt"):
-        pytest.skip("the executor for device kernels is not built")
     with pytest.raises(SystemExit):
         command_line.main(["--device", "simt", "softmax", "--peer", "onnxruntime"])
     assert "onnxruntime runs on the CPU only" in capsys.readouterr().err

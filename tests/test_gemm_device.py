@@ -7,29 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
-from test_simd import CSRC, ROOT, WARNINGS
+from device_programs import COMPILER, command
 
-COMPILER = shutil.which("g++") or shutil.which("c++")
-FLAGS = [
-    "-std=c++20",
-    "-O1",
-    "-pthread",
-    "-shared",
-    "-fPIC",
-    "-ffp-contract=off",
-    *WARNINGS,
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-DLAMELLA_DEVICE",
-    "-DLAMELLA_SIMT",
-    "-DLAMELLA_ISA=device",
-    f"-I{CSRC}",
-]
 # name: (its number, tiles, elements of 16 bytes)
 TYPES = {
     "bfloat16": (0, 3, 8),
@@ -54,16 +37,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     output = tmp_path_factory.mktemp("gemm") / "libgemm_device.so"
-    sources = [
-        str(path)
-        for path in (
-            ROOT / "tests" / "gemm" / "gemm_device.cu",
-            *sorted((CSRC / "simt").glob("*.cpp")),
-            CSRC / "core" / "error.cpp",
-        )
-    ]
-    command = [COMPILER, *FLAGS, "-x", "c++", *sources, "-o", str(output)]
-    subprocess.run(command, check=True)
+    subprocess.run(command("gemm/gemm_device.cu", output, "-shared", "-fPIC"), check=True)
     return ctypes.CDLL(str(output))
 
 

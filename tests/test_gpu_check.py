@@ -83,8 +83,6 @@ def test_a_log_that_is_cut_short_is_refused():
 def test_names(monkeypatch, with_filter):
     if not with_filter:
         monkeypatch.setattr(check_ptxas.shutil, "which", lambda program: None)
-    elif check_ptxas.shutil.which("c++filt") is None:
-        pytest.skip("no c++filt")
     rows, fill, _ = kernels = check_ptxas.parse(LOG)
     check_ptxas.demangle(kernels)
     arguments = "<RowTeam<512, 8, 512>, true>" if with_filter else ""
@@ -267,7 +265,7 @@ def test_bad(backend):
 
 @pytest.mark.parametrize("backend", ["simt"])
 def test_skipped(backend):
-    pytest.skip("here")
+    pytest.skip("for the sake of the summary, which counts this test")
 """
 
 

@@ -11,24 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_simd import CSRC, ROOT, WARNINGS
+from device_programs import COMPILER, EXECUTOR, FLAGS
+from test_simd import CSRC, ROOT
 
 PROGRAMS = ROOT / "tests" / "simt"
-EXECUTOR = sorted([*(CSRC / "simt").glob("*.cpp"), CSRC / "core" / "error.cpp"])
-FLAGS = [
-    "-std=c++20",
-    "-O1",
-    "-g",
-    "-pthread",
-    "-ffp-contract=off",
-    *WARNINGS,
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-DLAMELLA_DEVICE",
-    "-DLAMELLA_SIMT",
-    f"-I{CSRC}",
-    f"-I{PROGRAMS}",
-]
 # How the executor is compiled: as for the tests of the ops; with the address sanitizer; with
 # the system's context switch; for the other architecture.
 VARIANTS = {
@@ -37,13 +23,12 @@ VARIANTS = {
     "ucontext": ["-DLAMELLA_SIMT_UCONTEXT"],
     "aarch64": ["-static"],
 }
-NATIVE = shutil.which("g++") or shutil.which("c++")
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 NVCC = shutil.which("nvcc")
 SEEDS = range(4)
 
-pytestmark = pytest.mark.skipif(NATIVE is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
 @cache
@@ -51,7 +36,7 @@ def sanitizer_works(folder):
     source = folder / "empty.cpp"
     source.write_text("int main() { return 0; }\n")
     program = folder / "empty"
-    built = subprocess.run([NATIVE, "-fsanitize=address", str(source), "-o", str(program)])
+    built = subprocess.run([COMPILER, "-fsanitize=address", str(source), "-o", str(program)])
     return built.returncode == 0 and subprocess.run([str(program)]).returncode == 0
 
 
@@ -61,21 +46,22 @@ def executable(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simt")
 
     def compiler(variant):
-        return [CROSS if variant == "aarch64" else NATIVE, *FLAGS, *VARIANTS[variant]]
+        return [CROSS if variant == "aarch64" else COMPILER, "-g", *FLAGS, *VARIANTS[variant]]
 
     @cache
     def executor(variant):
         objects = folder / variant
         objects.mkdir()
-        sources = [str(path) for path in EXECUTOR]
-        subprocess.run([*compiler(variant), "-c", *sources], check=True, cwd=objects)
+        subprocess.run([*compiler(variant), "-c", *EXECUTOR], check=True, cwd=objects)
         return [str(path) for path in objects.glob("*.o")]
 
     @cache
     def build(program, variant="plain"):
         if variant == "aarch64" and (CROSS is None or QEMU is None):
+            # Two packages that a machine need not have; .ci/run installs them.
             pytest.skip("no aarch64-linux-gnu-g++ or no qemu-aarch64")
         if variant == "asan" and not sanitizer_works(folder):
+            # Its library is a package of its own in some distributions, and some kernels forbid it.
             pytest.skip("no address sanitizer")
         output = folder / f"{program}-{variant}"
         source = ["-x", "c++", str(PROGRAMS / f"{program}.cu"), "-x", "none"]

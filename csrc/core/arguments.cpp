@@ -32,8 +32,9 @@ ArrayView float_view(const char* op, const char* name, py::handle object) {
 template <class T>
 Input<T> input_of(const char* op, const char* name, py::handle object, ElementType type,
                   const char* wanted) {
-  if (checked_view(op, name, object).type != type) wrong_type(op, name, object, wanted);
-  return {op, py::reinterpret_borrow<py::object>(object)};
+  const ArrayView view = checked_view(op, name, object);
+  if (view.type != type) wrong_type(op, name, object, wanted);
+  return {op, py::reinterpret_borrow<py::object>(object), view};
 }
 
 }  // namespace
@@ -56,11 +57,8 @@ template <>
 constexpr ElementType element_type<std::int64_t> = ElementType::int64;
 
 template <class T>
-Input<T>::Input(const char* op, py::object array) : op_(op) {
-  const ArrayView view = view_array(array);
-  ndim = view.ndim;
-  shape = view.shape;
-  size = view.size;
+Input<T>::Input(const char* op, py::object array, const ArrayView& view)
+    : ndim(view.ndim), shape(view.shape), size(view.size), op_(op) {
   // An empty array may have a null pointer, which here means "not copied yet".
   static const T nothing{};
   const bool is_bytes = sizeof(T) == 1 && view.type == ElementType::boolean;
@@ -104,11 +102,11 @@ Input<std::uint8_t> byte_input(const char* op, const char* name, py::handle obje
 }
 
 Input<std::int64_t> index_input(const char* op, const char* name, py::handle object) {
-  const ElementType type = checked_view(op, name, object).type;
-  if (type != ElementType::int32 && type != ElementType::int64) {
+  const ArrayView view = checked_view(op, name, object);
+  if (view.type != ElementType::int32 && view.type != ElementType::int64) {
     wrong_type(op, name, object, "int32 or int64");
   }
-  return {op, py::reinterpret_borrow<py::object>(object)};
+  return {op, py::reinterpret_borrow<py::object>(object), view};
 }
 
 namespace {

@@ -32,8 +32,9 @@ template <class T>
 class Input {
  public:
   Input() = default;
-  // Of an array whose elements are T's, or int32 for an Input of int64.
-  Input(const char* op, py::object array);
+  // Of an array whose elements are T's, or int32 for an Input of int64; `view` is of the same.
+  Input(const char* op, py::object array, const ArrayView& view);
+  Input(const char* op, const py::object& array) : Input(op, array, view_array(array)) {}
 
   int ndim = 0;
   const std::int64_t* shape = nullptr;

@@ -9,9 +9,9 @@
 
 #include <cstdint>
 
-#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/pointwise.cuh"
 
 namespace lamella::device {
 

@@ -12,6 +12,7 @@ namespace lamella::device {
 
 using activation::Activation;
 using activation::Kind;
+using activation::with_kind;
 
 // 1 / d for d in [2^-100, 2^100], 1 ulp: the hardware's approximation and one Newton step, where
 // division would take a branch for what lies outside.
@@ -168,39 +169,6 @@ __device__ inline float gradient_from_saved(float dy, float saved, float paramet
     return dy * (1.0f - expf(-saved));
   } else {
     return gradient_from_input<kind>(dy, saved, parameter);
-  }
-}
-
-template <Kind k>
-struct KindTag {
-  static constexpr Kind kind = k;
-};
-
-// Calls body(KindTag<kind>{}): so that a choice is made once and not once an element. On the host,
-// to choose a kernel's instance, and in kernels, where it is one jump for all threads.
-template <class Body>
-__host__ __device__ inline void with_kind(Kind kind, const Body& body) {
-  switch (kind) {
-    case Kind::linear:
-      return body(KindTag<Kind::linear>{});
-    case Kind::relu:
-      return body(KindTag<Kind::relu>{});
-    case Kind::leaky_relu:
-      return body(KindTag<Kind::leaky_relu>{});
-    case Kind::elu:
-      return body(KindTag<Kind::elu>{});
-    case Kind::sigmoid:
-      return body(KindTag<Kind::sigmoid>{});
-    case Kind::tanh:
-      return body(KindTag<Kind::tanh>{});
-    case Kind::softplus:
-      return body(KindTag<Kind::softplus>{});
-    case Kind::silu:
-      return body(KindTag<Kind::silu>{});
-    case Kind::gelu:
-      return body(KindTag<Kind::gelu>{});
-    case Kind::gelu_tanh:
-      return body(KindTag<Kind::gelu_tanh>{});
   }
 }
 

@@ -32,6 +32,25 @@ __device__ inline void store(float* p, const float (&values)[width]) {
   }
 }
 
+// Neighbouring elements as a value: four, or one.
+template <int width>
+struct Elements {
+  float v[width];
+};
+
+template <int width>
+__device__ inline Elements<width> load_elements(const float* p, std::int64_t i) {
+  Elements<width> e;
+  load(p + i, e.v);
+  return e;
+}
+
+template <int width>
+__device__ inline void store_elements(float* p, std::int64_t i, const Elements<width>& e) {
+  store(p + i, e.v);
+}
+
+// Whether 16-byte accesses may begin at all of these addresses; null ones do not count.
 template <class... Pointer>
 bool aligned_for_vectors(const Pointer*... pointers) {
   return ((reinterpret_cast<std::uintptr_t>(pointers) % 16 == 0) && ...);

@@ -5,15 +5,10 @@
 #include <cstdint>
 
 #include "cuda/kernel.cuh"
+#include "cuda/pointwise.cuh"
 #include "cuda/reduce.cuh"
 
 namespace lamella::device {
-
-// Whether 16-byte accesses may begin at all of these addresses.
-template <class... Pointers>
-bool are_vector_aligned(const Pointers*... pointers) {
-  return ((reinterpret_cast<std::uintptr_t>(pointers) % 16 == 0) && ...);
-}
 
 // `threads` of them: a power of two. Each holds `vectors` times four elements of a row.
 template <int threads_, int vectors_, int block_ = (threads_ < 128 ? 128 : threads_)>

@@ -16,6 +16,7 @@
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
 #include "ops/attention/attention_cuda_mma_launch.cuh"
+#include "program.h"
 
 using namespace lamella::attention;
 
@@ -41,40 +42,16 @@ float widen(__half v) {
   return __half2float(v);
 }
 
-// Memory of the device, exactly as large as it says: NaNs, or a copy.
 template <class T>
-class DeviceArray {
- public:
-  explicit DeviceArray(std::size_t count) : count_(count), memory_("test", length()) {
-    lamella::device::fill_bytes(get(), 0xFF, count * sizeof(T));
-  }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
-    lamella::device::copy_to_device(get(), values.data(), count_ * sizeof(T));
-  }
-  T* get() const { return memory_.get(); }
-  std::vector<T> host() const {
-    std::vector<T> values(count_);
-    lamella::device::copy_to_host(values.data(), get(), count_ * sizeof(T));
-    return values;
-  }
-
- private:
-  std::int64_t length() const { return static_cast<std::int64_t>(count_); }
-
-  std::size_t count_;
-  lamella::Scratch<T> memory_;
-};
-
-template <class T>
-DeviceArray<T> read_typed(std::int64_t count) {
+Array<T> read_typed(std::int64_t count) {
   const std::vector<float> values = read<float>(count);
   std::vector<T> typed;
   for (const float v : values) typed.push_back(narrow(v, T()));
-  return DeviceArray<T>(typed);
+  return Array<T>(typed);
 }
 
 template <class T>
-void write(const DeviceArray<T>& array) {
+void write(const Array<T>& array) {
   std::vector<float> values;
   for (const T v : array.host()) {
     if constexpr (std::is_same_v<T, float>) {
@@ -112,16 +89,16 @@ int run() {
   p.bias_strides = {extra[7], extra[8], extra[9], extra[10]};
   const std::int64_t query_rows = p.batch * p.queries * p.heads;
   const std::int64_t key_rows = p.batch * p.keys * p.key_heads;
-  const DeviceArray<T> query = read_typed<T>(query_rows * p.size);
-  const DeviceArray<T> key = read_typed<T>(key_rows * p.size);
-  const DeviceArray<T> value = read_typed<T>(key_rows * p.value_size);
-  const DeviceArray<T> dy = read_typed<T>(query_rows * p.value_size);
-  const DeviceArray<float> dlse(read<float>(query_rows));
-  const DeviceArray<std::uint8_t> mask(read<std::uint8_t>(extra[0]));
-  const DeviceArray<float> bias(read<float>(extra[1]));
-  const DeviceArray<float> slopes(read<float>(extra[2]));
+  const Array<T> query = read_typed<T>(query_rows * p.size);
+  const Array<T> key = read_typed<T>(key_rows * p.size);
+  const Array<T> value = read_typed<T>(key_rows * p.value_size);
+  const Array<T> dy = read_typed<T>(query_rows * p.value_size);
+  const Array<float> dlse(read<float>(query_rows));
+  const Array<std::uint8_t> mask(read<std::uint8_t>(extra[0]));
+  const Array<float> bias(read<float>(extra[1]));
+  const Array<float> slopes(read<float>(extra[2]));
   const std::vector<std::int64_t> given_lengths = read<std::int64_t>(p.batch);
-  const DeviceArray<std::int64_t> lengths(given_lengths);
+  const Array<std::int64_t> lengths(given_lengths);
   if (extra[0] > 0) p.mask = mask.get();
   if (extra[1] > 0) p.bias = bias.get();
   if (extra[2] > 0) p.alibi_slopes = slopes.get();
@@ -129,12 +106,12 @@ int run() {
   if (!tensor::suits_tensor_cores<T>(p)) return 3;
 
   const tensor::TypedProblem<T> problem = {p, query.get(), key.get(), value.get()};
-  const DeviceArray<T> y(static_cast<std::size_t>(query_rows * p.value_size));
-  const DeviceArray<float> lse(static_cast<std::size_t>(query_rows));
+  const Array<T> y(static_cast<std::size_t>(query_rows * p.value_size));
+  const Array<float> lse(static_cast<std::size_t>(query_rows));
   tensor::forward<T>(problem, {y.get(), lse.get()});
-  const DeviceArray<T> dq(static_cast<std::size_t>(query_rows * p.size));
-  const DeviceArray<T> dk(static_cast<std::size_t>(key_rows * p.size));
-  const DeviceArray<T> dv(static_cast<std::size_t>(key_rows * p.value_size));
+  const Array<T> dq(static_cast<std::size_t>(query_rows * p.size));
+  const Array<T> dk(static_cast<std::size_t>(key_rows * p.size));
+  const Array<T> dv(static_cast<std::size_t>(key_rows * p.value_size));
   tensor::backward<T>(problem, y.get(), lse.get(), dy.get(), dlse.get(), dq.get(), dk.get(),
                       dv.get());
   write(y);

@@ -18,6 +18,7 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "core/isa.h"
 
 namespace lamella::activation {
@@ -43,6 +44,39 @@ struct Activation {
 // Whether backward needs the pre-activation and not the output.
 constexpr bool needs_input(Kind kind) {
   return kind == Kind::silu || kind == Kind::gelu || kind == Kind::gelu_tanh;
+}
+
+template <Kind k>
+struct KindTag {
+  static constexpr Kind kind = k;
+};
+
+// Calls body(KindTag<kind>{}): the kind as a constant, so that the choice is made once and not once
+// an element. Inlined by force: kernels compiled for different instruction sets share no copy.
+template <class Body>
+[[gnu::always_inline]] LAMELLA_HOST_DEVICE inline void with_kind(Kind kind, const Body& body) {
+  switch (kind) {
+    case Kind::linear:
+      return body(KindTag<Kind::linear>{});
+    case Kind::relu:
+      return body(KindTag<Kind::relu>{});
+    case Kind::leaky_relu:
+      return body(KindTag<Kind::leaky_relu>{});
+    case Kind::elu:
+      return body(KindTag<Kind::elu>{});
+    case Kind::sigmoid:
+      return body(KindTag<Kind::sigmoid>{});
+    case Kind::tanh:
+      return body(KindTag<Kind::tanh>{});
+    case Kind::softplus:
+      return body(KindTag<Kind::softplus>{});
+    case Kind::silu:
+      return body(KindTag<Kind::silu>{});
+    case Kind::gelu:
+      return body(KindTag<Kind::gelu>{});
+    case Kind::gelu_tanh:
+      return body(KindTag<Kind::gelu_tanh>{});
+  }
 }
 
 struct Kernels {

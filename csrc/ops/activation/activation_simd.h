@@ -8,39 +8,7 @@ namespace lamella::LAMELLA_ISA {
 
 using activation::Activation;
 using activation::Kind;
-
-// Calls body with the kind as a compile-time constant: body(std::integral_constant<Kind, k>{})'s
-// stand-in KindTag, so that the choice is made once and not once a vector.
-template <Kind k>
-struct KindTag {
-  static constexpr Kind kind = k;
-};
-
-template <class Body>
-LAMELLA_INLINE void with_kind(Kind kind, const Body& body) {
-  switch (kind) {
-    case Kind::linear:
-      return body(KindTag<Kind::linear>{});
-    case Kind::relu:
-      return body(KindTag<Kind::relu>{});
-    case Kind::leaky_relu:
-      return body(KindTag<Kind::leaky_relu>{});
-    case Kind::elu:
-      return body(KindTag<Kind::elu>{});
-    case Kind::sigmoid:
-      return body(KindTag<Kind::sigmoid>{});
-    case Kind::tanh:
-      return body(KindTag<Kind::tanh>{});
-    case Kind::softplus:
-      return body(KindTag<Kind::softplus>{});
-    case Kind::silu:
-      return body(KindTag<Kind::silu>{});
-    case Kind::gelu:
-      return body(KindTag<Kind::gelu>{});
-    case Kind::gelu_tanh:
-      return body(KindTag<Kind::gelu_tanh>{});
-  }
-}
+using activation::with_kind;
 
 constexpr float gelu_tanh_inner = 0.7978845608f;  // sqrt(2 / pi)
 constexpr float gelu_tanh_cubic = 0.044715f;

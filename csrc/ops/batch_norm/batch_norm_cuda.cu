@@ -36,8 +36,8 @@ void statistics_of(std::int64_t rows, std::int64_t channels, const float* x, flo
 
 void statistics(std::int64_t rows, std::int64_t channels, const float* x, float* mean,
                 float* variance) {
-  channels % 4 == 0 && are_vector_aligned(x) ? statistics_of<4>(rows, channels, x, mean, variance)
-                                             : statistics_of<1>(rows, channels, x, mean, variance);
+  channels % 4 == 0 && aligned_for_vectors(x) ? statistics_of<4>(rows, channels, x, mean, variance)
+                                              : statistics_of<1>(rows, channels, x, mean, variance);
 }
 
 __device__ inline double inverse_deviation(float variance, double epsilon) {
@@ -67,7 +67,7 @@ void forward_of(const Forward& p) {
 
 void forward(const Forward& p) {
   if (p.rows == 0) return;
-  p.channels % 4 == 0 && are_vector_aligned(p.x, p.y) ? forward_of<4>(p) : forward_of<1>(p);
+  p.channels % 4 == 0 && aligned_for_vectors(p.x, p.y) ? forward_of<4>(p) : forward_of<1>(p);
 }
 
 // Gradients of the parameters, and dx = dy slope + (x - mean) curve + term.
@@ -131,8 +131,8 @@ void backward_of(const Backward& p) {
 }
 
 void backward(const Backward& p) {
-  p.channels % 4 == 0 && are_vector_aligned(p.dy, p.x, p.dx) ? backward_of<4>(p)
-                                                             : backward_of<1>(p);
+  p.channels % 4 == 0 && aligned_for_vectors(p.dy, p.x, p.dx) ? backward_of<4>(p)
+                                                              : backward_of<1>(p);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The binary cross-entropy on the device: pointwise, then the mean of each row. What limits it is
 // memory; from probabilities the two logarithms take about as long.
-#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
+#include "cuda/pointwise.cuh"
 #include "ops/crossentropy/crossentropy_cuda.cuh"
 
 namespace lamella::crossentropy::device {
@@ -46,7 +46,7 @@ struct LossOfElements {
   float* loss;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     const Elements<width> x = load_elements<width>(y_pred, i);
     Elements<width> t = load_elements<width>(targets.labels, i);
 #pragma unroll
@@ -84,7 +84,7 @@ struct Gradient {
   float* d_pred;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     const Elements<width> x = load_elements<width>(p.y_pred, i);
     Elements<width> t = load_elements<width>(targets.labels, i);
     std::int64_t row = i / p.classes;
@@ -113,9 +113,9 @@ void launch_rows(const Problem& p, const Targets& targets, bool aligned, float* 
 template <bool from_logits>
 void forward_of(const Problem& p, const float* labels, float* loss) {
   const Targets targets = targets_of(p, labels);
-  const bool aligned = are_vector_aligned(p.y_pred, labels, loss);
+  const bool aligned = aligned_for_vectors(p.y_pred, labels, loss);
   if (p.classes == 1) {
-    return launch_flat(op, LossOfElements<from_logits>{p.y_pred, targets, loss}, p.rows, aligned);
+    return pointwise(op, p.rows, aligned, LossOfElements<from_logits>{p.y_pred, targets, loss});
   }
   const bool vectors = p.classes % 4 == 0 && aligned;
   if (p.classes <= 64) return launch_rows<RowTeam<8, 1>, from_logits>(p, targets, vectors, loss);
@@ -125,8 +125,8 @@ void forward_of(const Problem& p, const float* labels, float* loss) {
 
 template <bool from_logits>
 void backward_of(const Problem& p, const float* labels, const float* dy, float* d_pred) {
-  launch_flat(op, Gradient<from_logits>{p, targets_of(p, labels), dy, d_pred}, p.rows * p.classes,
-              are_vector_aligned(p.y_pred, labels, d_pred));
+  pointwise(op, p.rows * p.classes, aligned_for_vectors(p.y_pred, labels, d_pred),
+            Gradient<from_logits>{p, targets_of(p, labels), dy, d_pred});
 }
 
 void forward(const Problem& p, const float* labels, float* loss) {

@@ -285,7 +285,7 @@ void with_team(std::int64_t classes, const Choice& choice) {
 
 template <bool from_logits, class Targets>
 void forward_of(const Problem& p, const Targets& targets, float* loss) {
-  const bool aligned = p.classes % 4 == 0 && are_vector_aligned(p.y_pred, targets.soft());
+  const bool aligned = p.classes % 4 == 0 && aligned_for_vectors(p.y_pred, targets.soft());
   with_team(p.classes, [&](auto team, auto held) {
     using Team = decltype(team);
     launch(op, row_launch<Team>(p.rows),
@@ -296,7 +296,7 @@ void forward_of(const Problem& p, const Targets& targets, float* loss) {
 
 template <bool from_logits, class Targets>
 void backward_of(const Problem& p, const Targets& targets, const float* dy, float* d_pred) {
-  const bool aligned = p.classes % 4 == 0 && are_vector_aligned(p.y_pred, targets.soft(), d_pred);
+  const bool aligned = p.classes % 4 == 0 && aligned_for_vectors(p.y_pred, targets.soft(), d_pred);
   with_team(p.classes, [&](auto team, auto held) {
     using Team = decltype(team);
     launch(op, row_launch<Team>(p.rows),

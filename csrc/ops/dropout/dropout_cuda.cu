@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(threads)
 void apply(Mask mask, std::int64_t size, const float* x, float* y) {
   const std::int64_t blocks = ceil_div<std::int64_t>(size, std::int64_t{4} * threads * held);
   launch(op, {dim3(static_cast<unsigned>(blocks)), dim3(threads)}, apply_mask, mask, size,
-         are_vector_aligned(x, y), x, y);
+         aligned_for_vectors(x, y), x, y);
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Embedding on the device: forward copies rows. Backward orders the indices by row, and sums each
 // row's gradients in that order: first within pieces of the order, then the sums of rows that reach
 // beyond a piece. What limits both is memory; backward also zeroes the table's gradient.
-#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/pointwise.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/embedding/embedding.h"
 #include "ops/embedding/embedding_cuda_order.cuh"
@@ -78,8 +78,8 @@ void forward_of(const Problem& p, const std::int64_t* indices, const float* tabl
 }
 
 void forward(const Problem& p, const std::int64_t* indices, const float* table, float* y) {
-  p.columns % 4 == 0 && are_vector_aligned(table, y) ? forward_of<4>(p, indices, table, y)
-                                                     : forward_of<1>(p, indices, table, y);
+  p.columns % 4 == 0 && aligned_for_vectors(table, y) ? forward_of<4>(p, indices, table, y)
+                                                      : forward_of<1>(p, indices, table, y);
 }
 
 // The order of the positions, cut into pieces. A row whose positions lie in several pieces has a
@@ -204,8 +204,8 @@ void sum_rows(const Problem& p, const OrderedRows<Number>& order, const float* d
 template <class Number>
 void backward_of(const Problem& p, const std::int64_t* indices, const float* dy, float* dtable) {
   const OrderedRows<Number> order(indices, p.count, p.rows);
-  p.columns % 4 == 0 && are_vector_aligned(dy, dtable) ? sum_rows<4>(p, order, dy, dtable)
-                                                       : sum_rows<1>(p, order, dy, dtable);
+  p.columns % 4 == 0 && aligned_for_vectors(dy, dtable) ? sum_rows<4>(p, order, dy, dtable)
+                                                        : sum_rows<1>(p, order, dy, dtable);
 }
 
 void backward(const Problem& p, const std::int64_t* indices, const float* dy, float* dtable) {

@@ -22,8 +22,6 @@ struct Kernels {
   // da = dh g, dg = dh a; da may be dh
   void (*gate_backward)(std::int64_t size, const float* dh, const float* a, const float* g,
                         float* da, float* dg);
-  // to += from
-  void (*add)(std::int64_t size, const float* from, float* to);
 };
 
 LAMELLA_DECLARE_KERNELS()

@@ -1,6 +1,7 @@
 #include "core/argument_gradients.h"
 #include "ops/activation/activation_bind.h"
 #include "ops/dense/dense.h"
+#include "ops/elementwise/elementwise.h"
 #include "ops/feed_forward/feed_forward.h"
 
 namespace lamella {
@@ -179,7 +180,9 @@ py::tuple backward(py::object dy_, py::tuple arrays, py::tuple saved, py::object
       dense::kernels().backward({a.rows, a.inputs, a.hidden, dg.get(), a.x.data(),
                                  a.gate_kernel.data(), dx.get(), gradients.data(5),
                                  gradients.data(6)});
-      if (dx.get() != nullptr) feed_forward::kernels().add(a.x.size, dx.get(), gradients.data(0));
+      if (dx.get() != nullptr) {
+        elementwise::kernels().accumulate(a.x.size, dx.get(), gradients.data(0));
+      }
     }
   }
   return gradients.result();

@@ -18,16 +18,12 @@ void gate_backward(std::int64_t size, const float* dh, const float* a, const flo
   });
 }
 
-void add(std::int64_t size, const float* from, float* to) {
-  parallel_vectors(size, [&](auto at) { at.put(to, at.get(to) + at.get(from)); });
-}
-
 }  // namespace
 }  // namespace lamella::LAMELLA_ISA
 
 namespace lamella::feed_forward::LAMELLA_ISA {
 
 namespace kernel = lamella::LAMELLA_ISA;
-extern const Kernels kernels = {kernel::gate, kernel::gate_backward, kernel::add};
+extern const Kernels kernels = {kernel::gate, kernel::gate_backward};
 
 }  // namespace lamella::feed_forward::LAMELLA_ISA

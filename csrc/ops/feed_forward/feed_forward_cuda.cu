@@ -50,22 +50,6 @@ struct GateBackward {
   }
 };
 
-struct Add {
-  const float* from;
-  float* to;
-
-  template <int width>
-  __device__ void run(std::int64_t i) const {
-    float x[width];
-    float y[width];
-    load(from + i, x);
-    load(to + i, y);
-#pragma unroll
-    for (int j = 0; j < width; ++j) y[j] += x[j];
-    store(to + i, y);
-  }
-};
-
 void gate(std::int64_t size, const float* a, const float* g, float* h) {
   pointwise(op, size, aligned_for_vectors(a, g, h), Gate{a, g, h});
 }
@@ -75,16 +59,12 @@ void gate_backward(std::int64_t size, const float* dh, const float* a, const flo
   pointwise(op, size, aligned_for_vectors(dh, a, g, da, dg), GateBackward{dh, a, g, da, dg});
 }
 
-void add(std::int64_t size, const float* from, float* to) {
-  pointwise(op, size, aligned_for_vectors(from, to), Add{from, to});
-}
-
 }  // namespace
 }  // namespace lamella::LAMELLA_ISA
 
 namespace lamella::feed_forward::LAMELLA_ISA {
 
 namespace kernel = lamella::LAMELLA_ISA;
-extern const Kernels kernels = {kernel::gate, kernel::gate_backward, kernel::add};
+extern const Kernels kernels = {kernel::gate, kernel::gate_backward};
 
 }  // namespace lamella::feed_forward::LAMELLA_ISA

@@ -97,7 +97,7 @@ bool forward_held(const Forward& p) {
   const Images& shape = p.shape;
   const std::int64_t group_size = shape.channels / shape.groups;
   if (group_size % 4 != 0 || (group_size < 8 && shape.groups > 1)) return false;
-  if (!are_vector_aligned(p.x, p.y)) return false;
+  if (!aligned_for_vectors(p.x, p.y)) return false;
   const std::int64_t size = shape.rows * group_size;
   const auto launch_runs = [&](auto team) {
     using Team = decltype(team);
@@ -202,8 +202,8 @@ void forward_channels(const Forward& p) {
 
 void forward(const Forward& p) {
   if (p.shape.images == 0 || forward_held(p)) return;
-  p.shape.channels % 4 == 0 && are_vector_aligned(p.x, p.y) ? forward_channels<4>(p)
-                                                            : forward_channels<1>(p);
+  p.shape.channels % 4 == 0 && aligned_for_vectors(p.x, p.y) ? forward_channels<4>(p)
+                                                             : forward_channels<1>(p);
 }
 
 // Of each channel of an image, the sums over rows of dy and of dy n.
@@ -299,8 +299,8 @@ void backward_channels(const Backward& p) {
 }
 
 void backward(const Backward& p) {
-  p.shape.channels % 4 == 0 && are_vector_aligned(p.dy, p.x, p.dx) ? backward_channels<4>(p)
-                                                                   : backward_channels<1>(p);
+  p.shape.channels % 4 == 0 && aligned_for_vectors(p.dy, p.x, p.dx) ? backward_channels<4>(p)
+                                                                    : backward_channels<1>(p);
 }
 
 }  // namespace

@@ -172,20 +172,7 @@ struct PieceSums {
   float normal;  // of g n
 };
 
-struct Place {
-  std::int64_t row;
-  std::int64_t column;
-  std::int64_t first;
-  RowPart<Piece> part;
-
-  __device__ Place(const Rows& shape, std::int64_t pieces, bool aligned)
-      : row(blockIdx.x / pieces),
-        column(blockIdx.x % pieces * Piece::capacity),
-        first(row * shape.size + column),
-        part{static_cast<int>(threadIdx.x),
-             static_cast<int>(smaller<std::int64_t>(shape.size - column, Piece::capacity)),
-             aligned} {}
-};
+using Place = PiecePlace<Piece>;
 
 // g and s - center of vector i of a piece, 0 behind the row's end.
 template <bool centered>
@@ -371,7 +358,7 @@ void backward_of(const Backward& p) {
     return;
   }
   const bool aligned =
-      p.shape.size % 4 == 0 && are_vector_aligned(p.dy, p.ds, p.s, p.gamma, p.dx, p.dresidual);
+      p.shape.size % 4 == 0 && aligned_for_vectors(p.dy, p.ds, p.s, p.gamma, p.dx, p.dresidual);
   const bool held = with_team(
       p.shape.size, [&](auto team) { backward_held<decltype(team), centered>(p, aligned); });
   if (!held) backward_long<centered>(p, aligned);

@@ -124,20 +124,7 @@ struct PieceSums {
   float squares;
 };
 
-struct Place {
-  std::int64_t row;
-  std::int64_t column;
-  std::int64_t first;
-  RowPart<Piece> part;
-
-  __device__ Place(const Rows& shape, std::int64_t pieces, bool aligned)
-      : row(blockIdx.x / pieces),
-        column(blockIdx.x % pieces * Piece::capacity),
-        first(row * shape.size + column),
-        part{static_cast<int>(threadIdx.x),
-             static_cast<int>(smaller<std::int64_t>(shape.size - column, Piece::capacity)),
-             aligned} {}
-};
+using Place = PiecePlace<Piece>;
 
 __device__ inline std::int64_t piece_size(const Rows& shape, std::int64_t i) {
   return smaller<std::int64_t>(shape.size - i * Piece::capacity, Piece::capacity);
@@ -212,7 +199,7 @@ void forward_of(const Forward& p) {
   const double epsilon = p.epsilon < smallest_normal ? smallest_normal : p.epsilon;
   const Common common = {
       p, static_cast<float>(epsilon),
-      shape.size % 4 == 0 && are_vector_aligned(p.x, p.residual, p.gamma, p.beta, p.y, p.s)};
+      shape.size % 4 == 0 && aligned_for_vectors(p.x, p.residual, p.gamma, p.beta, p.y, p.s)};
   const bool held = with_row_team(shape.size, [&](auto team) {
     using Team = decltype(team);
     const std::int64_t blocks = ceil_div<std::int64_t>(shape.rows, Team::rows);

@@ -1,7 +1,7 @@
 // Optimizer steps on the device: bound by memory, so each is one pass whatever its options.
-#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/pointwise.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/optimizer/optimizer.h"
@@ -33,7 +33,7 @@ struct SgdStep {
   float* velocity;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     const Elements<width> g = load_elements<width>(grad, i);
     Elements<width> w = load_elements<width>(param, i);
     if (velocity == nullptr) {
@@ -65,7 +65,7 @@ struct RmsPropStep {
   float* momentum;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     const Elements<width> g = load_elements<width>(grad, i);
     Elements<width> w = load_elements<width>(param, i);
     Elements<width> s = load_elements<width>(square, i);
@@ -105,7 +105,7 @@ struct AdamStep {
   float* vhat;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     const Elements<width> g = load_elements<width>(grad, i);
     Elements<width> w = load_elements<width>(param, i);
     Elements<width> first = load_elements<width>(m, i);
@@ -133,7 +133,7 @@ struct Scale {
   float* x;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     Elements<width> e = load_elements<width>(x, i);
 #pragma unroll
     for (int k = 0; k < width; ++k) e.v[k] *= factor;
@@ -147,7 +147,7 @@ struct Clip {
   float* x;
 
   template <int width>
-  __device__ void at(std::int64_t i) const {
+  __device__ void run(std::int64_t i) const {
     Elements<width> e = load_elements<width>(x, i);
 #pragma unroll
     for (int k = 0; k < width; ++k) {
@@ -159,20 +159,20 @@ struct Clip {
 };
 
 void sgd(const Sgd& options, std::int64_t size, float* param, const float* grad, float* velocity) {
-  launch_flat(op, SgdStep{options, param, grad, velocity}, size,
-              are_vector_aligned(param, grad, velocity));
+  pointwise(op, size, aligned_for_vectors(param, grad, velocity),
+            SgdStep{options, param, grad, velocity});
 }
 
 void rmsprop(const RmsProp& options, std::int64_t size, float* param, const float* grad,
              float* square, float* mean, float* momentum) {
-  launch_flat(op, RmsPropStep{options, param, grad, square, mean, momentum}, size,
-              are_vector_aligned(param, grad, square, mean, momentum));
+  pointwise(op, size, aligned_for_vectors(param, grad, square, mean, momentum),
+            RmsPropStep{options, param, grad, square, mean, momentum});
 }
 
 void adam(const Adam& options, std::int64_t size, float* param, const float* grad, float* m,
           float* v, float* vhat) {
-  launch_flat(op, AdamStep{options, param, grad, m, v, vhat}, size,
-              are_vector_aligned(param, grad, m, v, vhat));
+  pointwise(op, size, aligned_for_vectors(param, grad, m, v, vhat),
+            AdamStep{options, param, grad, m, v, vhat});
 }
 
 constexpr int norm_threads = 256;
@@ -208,15 +208,15 @@ __global__ void __launch_bounds__(norm_threads)
 void squared_norm(std::int64_t size, const float* x, double* sums) {
   const std::int64_t blocks = ceil_div<std::int64_t>(size, norm_block);
   launch(op, {dim3(static_cast<unsigned>(blocks)), dim3(norm_threads)}, add_squares, size,
-         are_vector_aligned(x), x, sums);
+         aligned_for_vectors(x), x, sums);
 }
 
 void scale(float factor, std::int64_t size, float* x) {
-  launch_flat(op, Scale{factor, x}, size, are_vector_aligned(x));
+  pointwise(op, size, aligned_for_vectors(x), Scale{factor, x});
 }
 
 void clip(float low, float high, std::int64_t size, float* x) {
-  launch_flat(op, Clip{low, high, x}, size, are_vector_aligned(x));
+  pointwise(op, size, aligned_for_vectors(x), Clip{low, high, x});
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Rotary embedding on the device: one pass over memory, which limits it. A thread turns four pairs
 // (or one, where 16-byte accesses are not possible); cos and sin are shared by the heads of a
 // position and come from L1 or L2.
-#include "cuda/flat_arrays.cuh"
 #include "cuda/kernel.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/pointwise.cuh"
 #include "cuda/row_team.cuh"
 #include "ops/rotary_embedding/rotary_embedding.h"
 
@@ -88,8 +88,8 @@ void launch_turn(const Problem& p, const float* x, float* y) {
 }
 
 void turn(const Problem& p, const float* x, float* y) {
-  p.half % 4 == 0 && are_vector_aligned(x, y, p.cos, p.sin) ? launch_turn<4>(p, x, y)
-                                                            : launch_turn<1>(p, x, y);
+  p.half % 4 == 0 && aligned_for_vectors(x, y, p.cos, p.sin) ? launch_turn<4>(p, x, y)
+                                                             : launch_turn<1>(p, x, y);
 }
 
 }  // namespace

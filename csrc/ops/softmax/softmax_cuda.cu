@@ -223,7 +223,7 @@ Launch piece_launch(const Pieces& cuts) {
 
 template <bool logarithm>
 void forward_last_axis(const Axis& axis, const float* x, float* y) {
-  const Rows shape = {axis.outer, axis.size, axis.size % 4 == 0 && are_vector_aligned(x, y)};
+  const Rows shape = {axis.outer, axis.size, axis.size % 4 == 0 && aligned_for_vectors(x, y)};
   const bool held = with_row_team(axis.size, [&](auto team) {
     using Team = decltype(team);
     launch(op, row_launch<Team>(shape.rows), forward_rows<Team, logarithm>, shape, x, y);
@@ -237,7 +237,7 @@ void forward_last_axis(const Axis& axis, const float* x, float* y) {
 
 template <bool logarithm>
 void backward_last_axis(const Axis& axis, const float* dy, const float* y, float* dx) {
-  const Rows shape = {axis.outer, axis.size, axis.size % 4 == 0 && are_vector_aligned(dy, y, dx)};
+  const Rows shape = {axis.outer, axis.size, axis.size % 4 == 0 && aligned_for_vectors(dy, y, dx)};
   const bool held = with_row_team(axis.size, [&](auto team) {
     using Team = decltype(team);
     launch(op, row_launch<Team>(shape.rows), backward_rows<Team, logarithm>, shape, dy, y, dx);

@@ -248,15 +248,16 @@ bool is_empty(const Axis& axis) {
 template <bool logarithm>
 void forward_columns(const Axis& axis, const float* x, float* y) {
   if (is_empty(axis)) return;
-  axis.inner % 4 == 0 && are_vector_aligned(x, y) ? forward_of<4, logarithm>(axis, x, y)
-                                                  : forward_of<1, logarithm>(axis, x, y);
+  axis.inner % 4 == 0 && aligned_for_vectors(x, y) ? forward_of<4, logarithm>(axis, x, y)
+                                                   : forward_of<1, logarithm>(axis, x, y);
 }
 
 template <bool logarithm>
 void backward_columns(const Axis& axis, const float* dy, const float* y, float* dx) {
   if (is_empty(axis)) return;
-  axis.inner % 4 == 0 && are_vector_aligned(dy, y, dx) ? backward_of<4, logarithm>(axis, dy, y, dx)
-                                                       : backward_of<1, logarithm>(axis, dy, y, dx);
+  axis.inner % 4 == 0 && aligned_for_vectors(dy, y, dx)
+      ? backward_of<4, logarithm>(axis, dy, y, dx)
+      : backward_of<1, logarithm>(axis, dy, y, dx);
 }
 
 template void forward_columns<false>(const Axis&, const float*, float*);
