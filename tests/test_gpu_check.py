@@ -165,14 +165,21 @@ def test_what_takes_too_long_is_stopped_with_what_it_started(tmp_path):
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_status_output_and_packages(tmp_path):
+@pytest.mark.parametrize("built", [True, False])
+def test_status_output_and_packages(tmp_path, monkeypatch, built):
+    tree = tmp_path / "tree"
+    (tree / "python" / "lamella").mkdir(parents=True)
+    if built:
+        (tree / "python" / "lamella" / "_cpu.some-python.so").touch()
+    monkeypatch.setattr(gpu_check, "ROOT", tree)
     log = tmp_path / "log"
     session = session_in(tmp_path, packages=[tmp_path / "wheels"])
     script = "import sys; print(sys.path); sys.exit(5)"
     status, _ = session.run([sys.executable, "-c", script], log, 60)
     assert status == 5
     printed = log.read_text()
-    assert str(tmp_path / "wheels") in printed and str(ROOT / "python") in printed
+    assert str(tmp_path / "wheels") in printed
+    assert (str(tree / "python") in printed) == built
 
 
 # -- phases -------------------------------------------------------------------------------------

@@ -338,8 +338,6 @@ libraries' arrays through DLPack. A part that lies in one piece is a view, anoth
                                if (a.dtype == DType::bfloat16) return py::str("bfloat16");
                                return py::dtype(dtype_name(a.dtype));
                              })
-      .def_property_readonly(
-          "pointer", [](const Array& a) { return reinterpret_cast<std::uintptr_t>(a.data); })
       .def("numpy", &to_numpy, "The elements as a new NumPy array; waits for the device.")
       .def("__array__", &refuse_numpy)
       .def("reshape", &reshape, "A view of the same elements.")

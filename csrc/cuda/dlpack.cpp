@@ -79,6 +79,8 @@ void describe(DlTensor& tensor, Export* owner) {
 
 template <class Tensor>
 void destroy(Tensor* tensor) {
+  // The pool gives the memory to later work of our stream; the consumer's may not have ended.
+  synchronize_all();
   delete static_cast<Export*>(tensor->context);
   delete tensor;
 }
@@ -116,6 +118,8 @@ template <class Tensor>
 void give_back(void* owner) {
   auto* const tensor = static_cast<Tensor*>(owner);
   if (tensor->deleter == nullptr) return;
+  // Whose memory it is may use it again at once, without waiting for our stream.
+  synchronize_all();
   const py::gil_scoped_acquire lock;
   tensor->deleter(tensor);
 }

@@ -103,6 +103,11 @@ void synchronize() {
   check("lamella.cuda: earlier work on the device", cudaStreamSynchronize(stream()));
 }
 
+void synchronize_all() noexcept {
+  // An error stays the driver's, and is raised by the next call that asks it.
+  static_cast<void>(cudaDeviceSynchronize());
+}
+
 void* allocate(std::size_t bytes) {
   void* block = nullptr;
   const cudaError_t status = cudaMalloc(&block, bytes);
@@ -116,18 +121,6 @@ void* allocate(std::size_t bytes) {
 
 void release(void* block) noexcept {
   static_cast<void>(cudaFree(block));
-}
-
-void memory_info(std::size_t* free_bytes, std::size_t* total_bytes) {
-  check("lamella.cuda", cudaMemGetInfo(free_bytes, total_bytes));
-}
-
-void wait_for(std::uintptr_t other) {
-  cudaEvent_t event = nullptr;
-  check("lamella.cuda", cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  check("lamella.cuda", cudaEventRecord(event, reinterpret_cast<cudaStream_t>(other)));
-  check("lamella.cuda", cudaStreamWaitEvent(stream(), event, 0));
-  check("lamella.cuda", cudaEventDestroy(event));
 }
 
 void let_wait(std::uintptr_t other) {

@@ -45,8 +45,7 @@ const Properties& properties();
 // How many devices there are; the reason where there is none.
 int device_count(std::string* why_none = nullptr);
 
-// All asynchronous on the stream, except copies to the host, which wait. Sizes in
-// bytes.
+// All asynchronous on the stream, except copies to the host, which wait. Sizes in bytes.
 void copy_to_device(void* device, const void* host, std::size_t bytes);
 void copy_to_host(void* host, const void* device, std::size_t bytes);
 void copy_on_device(void* to, const void* from, std::size_t bytes);
@@ -54,16 +53,16 @@ void fill_bytes(void* device, unsigned char value, std::size_t bytes);
 // Waits for all queued work; what failed in it raises here.
 void synchronize();
 
-// The stream as cudaStream_t, for other libraries; work on another stream that ours waits for, and
-// the other way round.
+// Waits for the work of all streams, other libraries' too; what fails is not reported here.
+void synchronize_all() noexcept;
+
+// The stream as cudaStream_t, for other libraries; and another stream that is to wait for ours.
 std::uintptr_t stream_handle();
-void wait_for(std::uintptr_t other);
 void let_wait(std::uintptr_t other);
 
 // Under the pool (core/memory_pool.h): null where the device has no more.
 void* allocate(std::size_t bytes);
 void release(void* block) noexcept;
-void memory_info(std::size_t* free_bytes, std::size_t* total_bytes);
 
 #if !defined(LAMELLA_SIMT)
 void launch_kernel(const char* op, const void* kernel, const dim3& grid, const dim3& block,

@@ -75,7 +75,7 @@ std::uintptr_t stream_handle() {
   return 0;
 }
 
-void wait_for(std::uintptr_t) {}
+void synchronize_all() noexcept {}
 
 void let_wait(std::uintptr_t) {}
 
@@ -85,11 +85,6 @@ void* allocate(std::size_t bytes) {
 
 void release(void* block) noexcept {
   std::free(block);
-}
-
-void memory_info(std::size_t* free_bytes, std::size_t* total_bytes) {
-  *total_bytes = properties().memory_bytes;
-  *free_bytes = *total_bytes - static_cast<std::size_t>(pool_statistics().bytes_in_use);
 }
 
 }  // namespace lamella::device
