@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import numpy as np
 import pytest
 from device_backend import STORED
 
-from lamella import devices, ops
+from lamella import cuda, devices, ops
 from lamella.errors import CudaError, OutOfMemoryError
 
 NAMES = [
@@ -78,6 +79,10 @@ def test_parts_in_one_piece_are_views(device):
     array.reshape(2, 6)[1] = np.arange(6, dtype=np.float32)
     expected = [[1, 2, 0, 0], [0, 0, 0, 1], [2, 3, 4, 5]]
     np.testing.assert_array_equal(array.numpy(), expected)
+    array[:2] = array[1:]
+    array.reshape(-1)[2:] = array.reshape(-1)[:-2]
+    np.testing.assert_array_equal(array.numpy(), [[0, 0, 0, 0], [0, 1, 2, 3], [4, 5, 2, 3]])
+    array[2] = np.arange(2, 6, dtype=np.float32)
     view = array[2]
     del array
     gc.collect()
@@ -216,6 +221,24 @@ def test_ops_refuse_arrays_of_the_host(device):
         ops.dense(x, device.asarray(np.ones((3, 2), np.float32)))
     with pytest.raises(TypeError, match="relu: x must be float32, got an array of float16"):
         ops.relu(array.astype("float16"))
+
+
+def test_the_module_cuda_says_what_there_is():
+    why = cuda.why_unavailable()
+    assert cuda.is_available() == (not why) == bool(cuda.devices())
+    if why:
+        for call in (
+            cuda.synchronize,
+            cuda.memory_stats,
+            lambda: cuda.zeros(3),
+            lambda: cuda.Array,
+        ):
+            with pytest.raises(CudaError, match=f"device 'cuda' cannot be used: {re.escape(why)}"):
+                call()
+    else:
+        assert isinstance(cuda.zeros(3), cuda.Array)
+    with pytest.raises(AttributeError, match="has no attribute 'array'"):
+        cuda.array  # noqa: B018
 
 
 def test_an_absent_device_says_why(monkeypatch):

@@ -218,14 +218,18 @@ void transpose(const char* op, const Array& from, const Array& to,
 
 }  // namespace
 
-py::object transposed_copy(const char* op, py::handle object,
-                           const std::vector<std::size_t>& order) {
-  const Array& array = array_of(object);
+Array device::transposed(const char* op, const Array& array,
+                         const std::vector<std::size_t>& order) {
   Shape shape;
   for (const std::size_t axis : order) shape.push_back(array.shape[axis]);
-  Array copy = device::new_array(op, array.dtype, shape);
+  Array copy = new_array(op, array.dtype, shape);
   transpose(op, array, copy, order, false);
-  return py::cast(std::move(copy));
+  return copy;
+}
+
+py::object transposed_copy(const char* op, py::handle object,
+                           const std::vector<std::size_t>& order) {
+  return py::cast(device::transposed(op, array_of(object), order));
 }
 
 void copy_transposed(py::handle from, py::handle to, const std::vector<std::size_t>& order) {

@@ -53,6 +53,9 @@ std::vector<std::int64_t> strides_of(const Shape& shape);
 Array from_numpy(pybind11::handle array);
 pybind11::object to_numpy(const Array& array);
 
+// A copy with its axes in this order.
+Array transposed(const char* op, const Array& array, const std::vector<std::size_t>& order);
+
 void bind_array(pybind11::module_& module);
 
 // __dlpack__ both ways. The device type is that of CUDA; the executor's arrays are on the CPU.

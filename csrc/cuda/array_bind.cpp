@@ -180,27 +180,23 @@ Array get_part(const Array& array, py::handle key) {
   return copy;
 }
 
-Array transposed(const Array& array, const py::args& axes_) {
+Array transposed_by(const Array& array, const py::args& axes_) {
   const bool one = axes_.size() == 1 && !as_index(axes_[0]);
   const Shape axes = shape_option(name, one ? py::object(axes_[0]) : py::object(axes_));
-  const std::vector<std::int64_t> strides = strides_of(array.shape);
   const auto ndim = static_cast<std::int64_t>(array.shape.size());
   std::vector<bool> seen(array.shape.size(), false);
-  Part part;
+  std::vector<std::size_t> order;
   for (const std::int64_t axis : axes) {
     const std::int64_t from = axis < 0 ? axis + ndim : axis;
     if (from < 0 || from >= ndim || seen[static_cast<std::size_t>(from)]) break;
     seen[static_cast<std::size_t>(from)] = true;
-    part.shape.push_back(array.shape[static_cast<std::size_t>(from)]);
-    part.strides.push_back(strides[static_cast<std::size_t>(from)]);
+    order.push_back(static_cast<std::size_t>(from));
   }
-  if (static_cast<std::int64_t>(part.shape.size()) != ndim || axes.size() != part.shape.size()) {
+  if (order.size() != array.shape.size() || order.size() != axes.size()) {
     throw ValueError(message(name, ": transpose takes each axis of shape ", shape_text(array.shape),
                              " once, got ", shape_text(axes)));
   }
-  Array copy = new_array(name, array.dtype, part.shape);
-  copy_strided(name, strided_copy(part, false), item_size(array.dtype), array.data, copy.data);
-  return copy;
+  return transposed(name, array, order);
 }
 
 void expect_writable(const Array& array) {
@@ -219,6 +215,12 @@ void fill_value(const Array& array, py::handle value) {
   }
 }
 
+Array copy(const Array& array) {
+  Array result = new_array(name, array.dtype, array.shape);
+  copy_on_device(result.data, array.data, static_cast<std::size_t>(array.bytes()));
+  return result;
+}
+
 // Elements of an array of equal shape and dtype, on the device or NumPy's; or a number for all.
 void assign(const Array& array, py::handle value) {
   expect_writable(array);
@@ -230,7 +232,11 @@ void assign(const Array& array, py::handle value) {
       throw TypeError(message(name, ": value must be ", dtype_name(array.dtype), ", got ",
                               dtype_name(from.dtype)));
     }
-    copy_on_device(array.data, from.data, static_cast<std::size_t>(array.bytes()));
+    // Copies on the device run in any order.
+    const bool overlaps =
+        array.data < from.data + from.bytes() && from.data < array.data + array.bytes();
+    const Array source = overlaps ? copy(from) : from;
+    copy_on_device(array.data, source.data, static_cast<std::size_t>(array.bytes()));
   } else if (py::isinstance<py::array>(value) &&
              py::reinterpret_borrow<py::array>(value).ndim() > 0) {
     const auto given = py::reinterpret_borrow<py::array>(value);
@@ -255,12 +261,6 @@ void set_part(const Array& array, py::handle key, py::handle value) {
   assign(dense, value);
   copy_strided(name, strided_copy(part, true), item_size(array.dtype), dense.data,
                const_cast<std::byte*>(element(array, part.first)));
-}
-
-Array copy(const Array& array) {
-  Array result = new_array(name, array.dtype, array.shape);
-  copy_on_device(result.data, array.data, static_cast<std::size_t>(array.bytes()));
-  return result;
 }
 
 Array astype(const Array& array, py::object dtype_) {
@@ -346,7 +346,7 @@ libraries' arrays through DLPack. A part that lies in one piece is a view, anoth
            "A copy with elements of another float type, rounded to nearest.")
       .def("fill", &fill_value, py::arg("value"))
       .def("item", &item)
-      .def("transpose", &transposed, "A copy with its axes in this order.")
+      .def("transpose", &transposed_by, "A copy with its axes in this order.")
       .def("__getitem__", &get_part)
       .def("__setitem__", &set_part)
       .def("__len__",

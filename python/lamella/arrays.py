@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lamella import ops
 from lamella.ops._backend import device_module
 
 
@@ -79,6 +80,4 @@ def with_zeros(array: Any, counts: np.ndarray) -> Any:
     """
     if device_module(array) is None:
         return np.where(counts, array, np.float32(0))
-    from lamella import ops
-
     return ops.multiply(array, like(array, counts.astype(np.float32)))
